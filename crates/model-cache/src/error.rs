@@ -1,0 +1,428 @@
+//! Everything that can go wrong, as one enum: what was attempted, on what, with which numbers; [`Error::hint`] says what to do next.
+
+use crate::{digest::Digest, name::*};
+use std::{io, path::PathBuf, time::Duration};
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. [`Error::kind`] groups the variants for callers that only branch.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // -- bad input, told before anything is touched --------------------------------------------------------------
+    /// Not a repo name.
+    #[error("{name:?} is not a repo name: {reason}")]
+    InvalidRepo {
+        /// The text, control characters escaped.
+        name: String,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+    /// Not a revision.
+    #[error("{revision:?} is not a revision: {reason}")]
+    InvalidRevision {
+        /// The text, control characters escaped.
+        revision: String,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+    /// Not a file path within a repo.
+    #[error("{path:?} is not a file path within a repo: {reason}")]
+    InvalidPath {
+        /// The text, control characters escaped.
+        path: String,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+    /// Not a digest.
+    #[error("{digest:?} is not a digest: it is written sha256:<64 hex> or git-sha1:<40 hex>")]
+    InvalidDigest {
+        /// The text, control characters escaped.
+        digest: String,
+    },
+    /// Not a glob.
+    #[error("{glob:?} is not a glob")]
+    InvalidGlob {
+        /// The text.
+        glob: String,
+        /// What the glob parser says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A byte range that does not lie in the file.
+    #[error("range {start}..{end} does not lie in {path}, which has {size_bytes} bytes")]
+    InvalidRange {
+        /// The file.
+        path: String,
+        /// First byte.
+        start: u64,
+        /// One past the last byte.
+        end: u64,
+        /// The file's size.
+        size_bytes: u64,
+    },
+    /// An option or environment variable that cannot be.
+    #[error("{name}={value:?}: {reason}")]
+    InvalidOption {
+        /// The option's or variable's name.
+        name: &'static str,
+        /// Its value (never a token's).
+        value: String,
+        /// What it should be.
+        reason: String,
+    },
+
+    // -- not found -----------------------------------------------------------------------------------------------
+    /// The Hub knows no such repo, or hides it from this token.
+    #[error("no repo {repo} at {endpoint}, or it is private{}", match .token_source { Some(source) => format!(" and the token from {source} may not see it"), None => " and no token was sent".to_owned() })]
+    RepoNotFound {
+        /// The repo.
+        repo: RepoId,
+        /// The Hub asked.
+        endpoint: String,
+        /// Where the token that was sent came from.
+        token_source: Option<String>,
+    },
+    /// The repo has no such branch, tag or commit.
+    #[error("{repo} has no revision {revision}")]
+    RevisionNotFound {
+        /// The repo.
+        repo: RepoId,
+        /// The revision.
+        revision: Revision,
+    },
+    /// The repo has no such file.
+    #[error("{repo} has no file {path}{}", match .commit { Some(commit) => format!(" at {}", commit.short()), None => String::new() })]
+    FileNotFound {
+        /// The repo.
+        repo: RepoId,
+        /// The commit looked at.
+        commit: Option<CommitId>,
+        /// The path or glob.
+        path: String,
+    },
+    /// The repo offers no such quant.
+    #[error("{repo} offers no quant {quant:?}; it offers {}", if .offered.is_empty() { "none".to_owned() } else { .offered.join(", ") })]
+    QuantNotFound {
+        /// The repo.
+        repo: RepoId,
+        /// What was asked for.
+        quant: String,
+        /// What there is.
+        offered: Vec<String>,
+    },
+    /// Several quants, and none was chosen.
+    #[error("{repo} offers {} quants; say which", .offered.len())]
+    QuantNotChosen {
+        /// The repo.
+        repo: RepoId,
+        /// Each quant and its size in bytes.
+        offered: Vec<(String, u64)>,
+    },
+    /// Nothing of this repo is in the store.
+    #[error("nothing of {repo} is in the store")]
+    NotInStore {
+        /// The repo, with its revision if one was given.
+        repo: RepoSpec,
+    },
+
+    // -- the Hub and the way to it -------------------------------------------------------------------------------
+    /// The licence was not accepted by the owner of this token, or no token was sent.
+    #[error("{repo} is gated and {}", match .token_source { Some(source) => format!("the Hub refused the token from {source}"), None => "no token was sent".to_owned() })]
+    Gated {
+        /// The repo.
+        repo: RepoId,
+        /// Where the token came from.
+        token_source: Option<String>,
+    },
+    /// The Hub does not know this token.
+    #[error("{endpoint} does not accept the token from {token_source}")]
+    BadToken {
+        /// The Hub asked.
+        endpoint: String,
+        /// Where the token came from.
+        token_source: String,
+    },
+    /// The Hub's operators switched this repo off.
+    #[error("access to {repo} is disabled by the Hub")]
+    Disabled {
+        /// The repo.
+        repo: RepoId,
+    },
+    /// The rate limit stayed exhausted through every retry.
+    #[error("{endpoint} limits the rate of requests{}", match .retry_after { Some(wait) => format!("; it asks to wait {} s", wait.as_secs()), None => String::new() })]
+    RateLimited {
+        /// The server.
+        endpoint: String,
+        /// How long it asked to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The server answered with an error no rule explains.
+    #[error("{url} answered {status}{}", if .message.is_empty() { String::new() } else { format!(": {}", .message) })]
+    HubStatus {
+        /// What was asked, without query (signed URLs carry secrets there).
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The server's own words, cut short.
+        message: String,
+        /// Its id for this request, for a support ticket.
+        request_id: Option<String>,
+    },
+    /// The answer is not what the Hub's protocol allows.
+    #[error("{url} gave an answer that can't be used: {reason}")]
+    BadAnswer {
+        /// What was asked, without query.
+        url: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// No connection, or one that broke, through every retry.
+    #[error("could not {action} {url}")]
+    Network {
+        /// "reach", "read from".
+        action: &'static str,
+        /// What was asked, without query.
+        url: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Nothing arrived for too long, through every retry.
+    #[error("{url} sent nothing for {} s", .after.as_secs())]
+    Stalled {
+        /// What was asked, without query.
+        url: String,
+        /// The time without a byte.
+        after: Duration,
+    },
+    /// Offline mode, and the store does not have it.
+    #[error("offline: can't {action}")]
+    Offline {
+        /// What would have needed the network.
+        action: String,
+    },
+
+    // -- integrity -----------------------------------------------------------------------------------------------
+    /// The server now gives another file than the one that was listed.
+    #[error("{repo} {path} changed on the server while it was pulled: {what} was {expected}, is now {found}")]
+    ContentChanged {
+        /// The repo.
+        repo: RepoId,
+        /// The file.
+        path: FilePath,
+        /// "size", "digest", "commit".
+        what: &'static str,
+        /// As listed.
+        expected: String,
+        /// As served.
+        found: String,
+    },
+    /// The bytes that arrived are not the file the Hub promised.
+    #[error("{name} is not what was promised: expected {expected}, found {found} over {size_bytes} bytes")]
+    DigestMismatch {
+        /// The file, `repo path`.
+        name: String,
+        /// The Hub's digest.
+        expected: Digest,
+        /// That of the bytes here.
+        found: Digest,
+        /// How many bytes were hashed.
+        size_bytes: u64,
+    },
+    /// Stored bytes no longer match their CRC32C, or a record contradicts the extents it speaks of.
+    #[error("{what} is damaged: {reason}")]
+    Damaged {
+        /// File, chunk, block or record.
+        what: String,
+        /// Expected and found.
+        reason: String,
+    },
+
+    // -- the machine ---------------------------------------------------------------------------------------------
+    /// The disk has no room; told before the first byte is fetched.
+    #[error("no space for {what}: needs {} more, {} free on the store's disk", crate::units::iec(*.needed_bytes), crate::units::iec(*.free_bytes))]
+    NoSpace {
+        /// What was to be stored.
+        what: String,
+        /// What is missing of it.
+        needed_bytes: u64,
+        /// What the disk has.
+        free_bytes: u64,
+    },
+    /// The store was written by another version of this program.
+    #[error("the store {store:?} has format {found}; this program reads format {supported}")]
+    StoreFormat {
+        /// The store's folder.
+        store: PathBuf,
+        /// The format on disk.
+        found: u32,
+        /// The format of this build.
+        supported: u32,
+    },
+    /// A write-back error made this fill untrustworthy, or the engine failed below us.
+    #[error("{action}")]
+    Storage {
+        /// What was attempted.
+        action: String,
+        /// The engine's error.
+        #[source]
+        source: storage::Error,
+    },
+    /// The operating system refused.
+    #[error("could not {action} {path:?}")]
+    Io {
+        /// "read", "write", "create".
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The target of an export exists and was not to be replaced.
+    #[error("{path:?} exists")]
+    TargetExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Removing this loses what cannot be fetched again, and nobody confirmed it.
+    #[error("{repo} was imported and can't be fetched again; nothing was removed")]
+    NotConfirmed {
+        /// The repo.
+        repo: RepoId,
+    },
+    /// The caller cancelled; the store keeps every block that landed.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What a caller branches on; the CLI's exit code is made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request itself is wrong.
+    Usage,
+    /// No such repo, revision, file or quant.
+    NotFound,
+    /// The network or the Hub.
+    Network,
+    /// Bytes that are not what they should be.
+    Integrity,
+    /// No room on the disk.
+    NoSpace,
+    /// Token missing, refused, or not on the list.
+    NotAllowed,
+    /// Cancelled by the caller.
+    Interrupted,
+    /// Everything else.
+    Other,
+}
+
+impl Error {
+    /// The group this error belongs to.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InvalidRepo { .. }
+            | Self::InvalidRevision { .. }
+            | Self::InvalidPath { .. }
+            | Self::InvalidDigest { .. }
+            | Self::InvalidGlob { .. }
+            | Self::InvalidRange { .. }
+            | Self::InvalidOption { .. }
+            | Self::QuantNotChosen { .. } => ErrorKind::Usage,
+            Self::RepoNotFound { .. }
+            | Self::RevisionNotFound { .. }
+            | Self::FileNotFound { .. }
+            | Self::QuantNotFound { .. }
+            | Self::NotInStore { .. } => ErrorKind::NotFound,
+            Self::Gated { .. } | Self::BadToken { .. } | Self::Disabled { .. } => ErrorKind::NotAllowed,
+            Self::RateLimited { .. }
+            | Self::HubStatus { .. }
+            | Self::BadAnswer { .. }
+            | Self::Network { .. }
+            | Self::Stalled { .. }
+            | Self::Offline { .. } => ErrorKind::Network,
+            Self::ContentChanged { .. } | Self::DigestMismatch { .. } | Self::Damaged { .. } => ErrorKind::Integrity,
+            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::Storage { source, .. } if source.is_no_space() => ErrorKind::NoSpace,
+            Self::Storage { source, .. } if source.is_corruption() => ErrorKind::Integrity,
+            Self::Cancelled => ErrorKind::Interrupted,
+            Self::StoreFormat { .. }
+            | Self::Storage { .. }
+            | Self::Io { .. }
+            | Self::TargetExists { .. }
+            | Self::NotConfirmed { .. } => ErrorKind::Other,
+        }
+    }
+
+    /// Whether the thing asked for does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.kind() == ErrorKind::NotFound
+    }
+
+    /// Whether bytes are not what they should be.
+    pub fn is_corruption(&self) -> bool {
+        self.kind() == ErrorKind::Integrity
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything: the retry policy's predicate.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Network { .. } | Self::Stalled { .. } | Self::RateLimited { .. } => true,
+            Self::HubStatus { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
+    /// What to do next, as a sentence or a command that can be pasted; none where nothing is known to help.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::InvalidRepo { .. } => Some("for example: model-cache scan bartowski/Llama-3.2-3B-Instruct-GGUF".to_owned()),
+            Self::RepoNotFound { token_source: None, .. } => {
+                Some("check the spelling; for a private repo set HF_TOKEN".to_owned())
+            }
+            Self::RepoNotFound { .. } => Some("check the spelling and what the token may read".to_owned()),
+            Self::RevisionNotFound { repo, .. } => Some(format!("model-cache scan {repo} looks at main")),
+            Self::FileNotFound { repo, .. } => Some(format!("model-cache scan {repo} shows what it has")),
+            Self::QuantNotFound { repo, offered, .. } => {
+                offered.first().map(|quant| format!("model-cache pull {repo} --quant {quant}"))
+            }
+            Self::QuantNotChosen { repo, offered } => {
+                offered.first().map(|(quant, _)| format!("model-cache pull {repo} --quant {quant}"))
+            }
+            Self::NotInStore { repo } => {
+                Some(format!("model-cache scan {repo} shows what the Hub offers, model-cache ls what is here"))
+            }
+            Self::Gated { repo, token_source: None } => {
+                Some(format!("accept the licence on the page of {repo}, set HF_TOKEN, then pull again"))
+            }
+            Self::Gated { repo, .. } => {
+                Some(format!("accept the licence on the page of {repo} with the account of this token, then pull again"))
+            }
+            Self::BadToken { token_source, .. } => Some(format!("renew or remove the token in {token_source}")),
+            Self::RateLimited { .. } => Some("pull again later: what has landed is kept; a token raises the limit".to_owned()),
+            Self::Network { .. } | Self::Stalled { .. } => Some("pull again: what has landed is kept".to_owned()),
+            Self::Offline { .. } => Some("run it once without --offline and HF_HUB_OFFLINE".to_owned()),
+            Self::ContentChanged { repo, .. } => Some(format!("model-cache scan {repo}, then pull again")),
+            Self::DigestMismatch { .. } => Some("the bytes were dropped; pull again to fetch them anew".to_owned()),
+            Self::Damaged { .. } => Some("model-cache verify shows what is damaged; rm and pull replace it".to_owned()),
+            Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
+            Self::Storage { source, .. } => source.hint().map(str::to_owned),
+            Self::TargetExists { .. } => Some("remove it, or export with --force".to_owned()),
+            Self::NotConfirmed { repo } => Some(format!("model-cache rm {repo} --yes")),
+            _ => None,
+        }
+    }
+}
+
+/// Puts what was attempted beside an engine error.
+pub(crate) trait Attempted<T> {
+    fn attempted(self, action: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Attempted<T> for std::result::Result<T, storage::Error> {
+    fn attempted(self, action: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::Storage { action: action(), source })
+    }
+}

@@ -1,0 +1,4 @@
+//! Storage.
+#![deny(unsafe_code)]
+mod error;
+pub use error::{Error, Result};
