@@ -1,4 +1,52 @@
-//! Storage.
+//! Transactional tables, extents filled in place, side-by-side mappings and leases, over libmdbx.
+//!
+//! This crate knows bytes, keys, tables and transactions; what they mean is its caller's business. It is synchronous: one
+//! writer at a time per environment, over all processes; a call that may wait for the disk says so.
+//!
+//! | noun | what it is |
+//! |---|---|
+//! | [`StorageRegistry`] | opens each environment once per process and shares it |
+//! | [`Records`], [`Table`] | an environment of small typed records; every commit is durable |
+//! | [`Extents`], [`Extent`] | an environment of large values: reserved in a transaction, filled in place outside it |
+//! | [`DataFile`] | a description of our own of the extents' file: write, journal, sync, punch, read |
+//! | [`Mapping`] | several extents as one read-only slice |
+//! | [`LeaseFile`], [`Lease`] | kernel locks that say who reads or fills what, and that die with their process |
+//! | [`Ballast`] | room kept back so that a full disk can still be freed |
+//!
+//! All unsafe code of the project's engine lives here, in `mdbx` and `mapping`.
+
 #![deny(unsafe_code)]
+
+mod codec;
+mod data_file;
+mod disk;
 mod error;
+mod extent;
+mod lease;
+mod mapping;
+mod mdbx;
+mod records;
+mod registry;
+
+pub use codec::Record;
+pub use data_file::{DataFile, ExtentHeader, Journal};
+pub use disk::{Ballast, allocated_bytes, free_bytes, open_folder};
 pub use error::{Error, Result};
+pub use extent::{Extent, ExtentSpec, Extents, ExtentsWrite, HEADER_REGION_BYTES, PAGE_BYTES};
+pub use lease::{Lease, LeaseFile, MAX_LEASE_ID};
+pub use mapping::{Mapping, SeparateMappings};
+pub use records::{ReadTxn, Records, Table, WriteTxn};
+pub use registry::{Shared, StorageRegistry};
+
+/// What libmdbx was built with that decides what this crate may do.
+pub fn engine_options() -> &'static str {
+    mdbx::build_options()
+}
+
+/// Whether space can be given back to the file system while an environment lives.
+///
+/// True only if libmdbx was built with `MDBX_USE_FALLOCATE=0`: otherwise every growth and every exclusive open fills the
+/// holes again, and on a nearly full disk the open itself would fail.
+pub fn can_punch() -> bool {
+    cfg!(target_os = "linux") && mdbx::build_options().split_whitespace().any(|option| option == "FALLOCATE=0")
+}

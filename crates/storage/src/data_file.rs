@@ -1,0 +1,255 @@
+//! A description of our own of the extents' data file: [`DataFile`]. Writes, journals, syncs, punches and reads extents in place.
+
+use crate::{
+    error::{Error, Result},
+    extent::{Extent, HEADER_REGION_BYTES},
+    mdbx::PAGE_HEADER_BYTES,
+};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Where the header lies in an extent's first page: behind libmdbx's 20 bytes, on a cache line of its own.
+const HEADER_OFFSET: u64 = 64;
+const HEADER_BYTES: usize = 64;
+const JOURNAL_OFFSET: u64 = HEADER_OFFSET + HEADER_BYTES as u64;
+const JOURNAL_ENTRY_BYTES: u64 = 8;
+/// The first bytes of the header region are kept when an extent is punched: the page header libmdbx reads lies there.
+const KEPT_BYTES: u64 = 4096;
+const MAGIC: [u8; 8] = *b"MDXEXTNT";
+const FORMAT: u32 = 1;
+/// Set in a journal entry whose block has landed. A bit pattern of its own, since any CRC may be zero.
+const LANDED: u32 = 0x4C41_4E44;
+
+/// Who owns an extent, as written in its header region before the reservation was committed.
+///
+/// ```text
+/// offset in page   field
+///  64  8           magic "MDXEXTNT"
+///  72  4           format, u32 little endian: 1
+///  76  4           index
+///  80  8           owner
+///  88  8           data_bytes
+///  96  4           block_bytes
+/// 100  4           CRC32C of the 36 bytes before
+/// 128  8 x blocks  journal: CRC32C of the block, then "LAND" if it has landed
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtentHeader {
+    /// Number of the owner, as its creator gave it.
+    pub owner: u64,
+    /// Which of the owner's extents this is, from 0.
+    pub index: u32,
+    /// Bytes of data.
+    pub data_bytes: u64,
+    /// Bytes of each block but the last.
+    pub block_bytes: u32,
+}
+
+/// What an extent's journal says: for each block, its CRC32C if it has landed.
+pub type Journal = Vec<Option<u32>>;
+
+impl ExtentHeader {
+    /// How many blocks the extent has.
+    pub fn blocks(&self) -> usize {
+        self.data_bytes.div_ceil(u64::from(self.block_bytes)) as usize
+    }
+
+    fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.index.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.owner.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.data_bytes.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.block_bytes.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..36]);
+        bytes[36..40].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        let sound = bytes[0..8] == MAGIC && u32_at(8) == FORMAT && u32_at(36) == crc32c::crc32c(&bytes[..36]);
+        let header = Self { owner: u64_at(16), index: u32_at(12), data_bytes: u64_at(24), block_bytes: u32_at(32) };
+        (sound && header.block_bytes > 0).then_some(header)
+    }
+}
+
+/// An open description of the extents' data file.
+///
+/// All methods take `&self` and may be called from several threads. Writing into an extent is allowed only to the holder of
+/// its exclusive lease: a stray write into freed pages destroys the environment.
+pub struct DataFile {
+    file: File,
+    folder: PathBuf,
+    /// Set by the first write or sync that failed; never cleared.
+    failed: AtomicBool,
+}
+
+impl DataFile {
+    pub(crate) fn new(file: File, folder: PathBuf) -> Self {
+        Self { file, folder, failed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Reads `buffer.len()` bytes from `offset` of the extent's data.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also if the range does not lie in the extent.
+    pub fn read_at(&self, extent: &Extent, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.check_range(extent, offset, buffer.len(), "read")?;
+        self.file.read_exact_at(buffer, extent.data_offset() + offset).map_err(|source| self.io("read", source))
+    }
+
+    /// Writes `bytes` at `offset` of the extent's data, in place. Not durable until [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// [`Error::Io`], also if the range does not lie in the extent; sticky, see [`sync`](Self::sync).
+    pub fn write_at(&self, extent: &Extent, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check_range(extent, offset, bytes.len(), "write")?;
+        self.write(extent.data_offset() + offset, bytes)
+    }
+
+    /// Journals that `block` of the extent has landed, with the CRC32C of its bytes.
+    ///
+    /// No order of writes is relied on: whoever resumes computes the CRC again and believes it only if it matches.
+    pub fn journal(&self, extent: &Extent, block: usize, crc: u32) -> Result<()> {
+        let at = JOURNAL_OFFSET + block as u64 * JOURNAL_ENTRY_BYTES;
+        if at + JOURNAL_ENTRY_BYTES > HEADER_REGION_BYTES {
+            return Err(self.io("journal a block past the header region of", io::ErrorKind::InvalidInput.into()));
+        }
+        let mut entry = [0; JOURNAL_ENTRY_BYTES as usize];
+        entry[..4].copy_from_slice(&crc.to_le_bytes());
+        entry[4..].copy_from_slice(&LANDED.to_le_bytes());
+        self.write(extent.page_offset() + at, &entry)
+    }
+
+    /// The extent's header, or `None` if there is no sound one.
+    pub fn read_header(&self, extent: &Extent) -> Result<Option<ExtentHeader>> {
+        let mut bytes = [0; HEADER_BYTES];
+        match self.file.read_exact_at(&mut bytes, extent.page_offset() + HEADER_OFFSET) {
+            Ok(()) => Ok(ExtentHeader::decode(&bytes)),
+            // Past the end of the file: a page number that was never real.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(source) => Err(self.io("read a header of", source)),
+        }
+    }
+
+    /// The journal of an extent that has `header`.
+    pub fn read_journal(&self, extent: &Extent, header: &ExtentHeader) -> Result<Journal> {
+        let most = (HEADER_REGION_BYTES - JOURNAL_OFFSET) / JOURNAL_ENTRY_BYTES;
+        let mut bytes = vec![0; header.blocks().min(most as usize) * JOURNAL_ENTRY_BYTES as usize];
+        self.file
+            .read_exact_at(&mut bytes, extent.page_offset() + JOURNAL_OFFSET)
+            .map_err(|source| self.io("read a journal of", source))?;
+        let entry = |bytes: &[u8]| {
+            let (crc, landed) = bytes.split_at(4);
+            (landed == LANDED.to_le_bytes()).then(|| u32::from_le_bytes(crc.try_into().expect("4 bytes")))
+        };
+        Ok(bytes.chunks_exact(JOURNAL_ENTRY_BYTES as usize).map(entry).collect())
+    }
+
+    /// Makes every write through this description durable.
+    ///
+    /// # Errors
+    /// [`Error::WriteBackFailed`] from the first failed write or sync on, for ever: the kernel tells a lost write once, so
+    /// nothing may be sealed through this description any more. Drop the pages from the cache
+    /// ([`forget`](Self::forget)), open a new description and check every block again.
+    pub fn sync(&self) -> Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(Error::WriteBackFailed { path: self.folder.clone() });
+        }
+        self.file.sync_data().map_err(|source| {
+            self.failed.store(true, Ordering::Release);
+            self.io("sync", source)
+        })
+    }
+
+    /// Drops the extent's clean pages from the page cache, so that the next read shows what the disk has.
+    pub fn forget(&self, extent: &Extent) -> Result<()> {
+        let (offset, bytes) = (extent.page_offset() as i64, (HEADER_REGION_BYTES + extent.data_bytes) as i64);
+        posix_fadvise(&self.file, offset, bytes, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+            .map_err(|code| self.io("drop from the page cache", code.into()))
+    }
+
+    /// Gives the extent's disk space back to the file system while its pages are still its own; its data reads as zeros.
+    ///
+    /// The first 4 KiB stay: libmdbx reads the page header there. Does nothing unless [`can_punch`](crate::can_punch).
+    pub fn punch(&self, extent: &Extent) -> Result<()> {
+        if !crate::can_punch() {
+            return Ok(());
+        }
+        let offset = extent.page_offset() + KEPT_BYTES;
+        let end = extent.data_offset() + extent.data_bytes.next_multiple_of(crate::extent::PAGE_BYTES);
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&self.file, flags, offset as i64, (end - offset) as i64) {
+            // A file system without holes keeps the space for libmdbx to reuse.
+            Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+            Err(code) => Err(self.io("give back space of", code.into())),
+        }
+    }
+
+    /// Takes the disk space of the whole extent, header region included.
+    pub(crate) fn allocate(&self, extent: &Extent) -> Result<()> {
+        let bytes = HEADER_REGION_BYTES + extent.data_bytes;
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, extent.page_offset() as i64, bytes as i64) {
+            Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+            Err(nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT) => Err(Error::NoSpace {
+                action: "reserve extents",
+                path: self.folder.clone(),
+                needed_bytes: bytes,
+                free_bytes: crate::disk::free_bytes(&self.folder)?,
+            }),
+            Err(code) => Err(self.io("take space for", code.into())),
+        }
+    }
+
+    /// Writes the extent's header and an empty journal.
+    pub(crate) fn write_header(&self, extent: &Extent, header: &ExtentHeader) -> Result<()> {
+        let journal_bytes = header.blocks() * JOURNAL_ENTRY_BYTES as usize;
+        if JOURNAL_OFFSET + journal_bytes as u64 > HEADER_REGION_BYTES {
+            return Err(self.io("fit the journal into the header region of", io::ErrorKind::InvalidInput.into()));
+        }
+        let mut bytes = header.encode().to_vec();
+        bytes.resize(HEADER_BYTES + journal_bytes, 0);
+        self.write(extent.page_offset() + HEADER_OFFSET, &bytes)
+    }
+
+    pub(crate) fn read_page_header(&self, extent: &Extent) -> Result<[u8; PAGE_HEADER_BYTES]> {
+        let mut bytes = [0; PAGE_HEADER_BYTES];
+        self.file.read_exact_at(&mut bytes, extent.page_offset()).map_err(|source| self.io("read a page header of", source))?;
+        Ok(bytes)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|source| {
+            self.failed.store(true, Ordering::Release);
+            self.io("write", source)
+        })
+    }
+
+    fn check_range(&self, extent: &Extent, offset: u64, bytes: usize, action: &'static str) -> Result<()> {
+        match offset.checked_add(bytes as u64) {
+            Some(end) if end <= extent.data_bytes => Ok(()),
+            _ => Err(self.io(action, io::Error::new(io::ErrorKind::InvalidInput, "the range does not lie in the extent"))),
+        }
+    }
+
+    fn io(&self, action: &'static str, source: io::Error) -> Error {
+        Error::Io { action, path: self.folder.clone(), source }
+    }
+}

@@ -1,0 +1,232 @@
+//! Leases: kernel byte-range locks that say who reads and who fills or frees what.
+//!
+//! A lease on number `n` is an open-file-description lock (`F_OFD_SETLK`, fcntl(2)) on byte `n` of one empty file: shared for a
+//! reader, exclusive for the one who fills or frees. The kernel drops it when its process dies, however it dies: no stale state,
+//! no heartbeat. Every lease opens the file anew, so that conflicts show inside one process too.
+
+use crate::error::{Error, Result};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// The largest number a lease may have. Bytes beyond it are the file's own.
+pub const MAX_LEASE_ID: u64 = (1 << 61) - 1;
+/// Here each process holds the byte of its PID namespace.
+const NAMESPACES: std::ops::Range<i64> = 1 << 61..(1 << 61) + (1 << 33);
+
+/// The file leases are taken in.
+#[derive(Debug)]
+pub struct LeaseFile {
+    path: PathBuf,
+    /// Holds the shared lock on this PID namespace's byte while the store is open here.
+    _namespace: File,
+}
+
+/// A lease held. Dropped, it is given back.
+#[derive(Debug)]
+pub struct Lease {
+    file: File,
+    id: u64,
+    exclusive: bool,
+}
+
+impl LeaseFile {
+    /// Opens the file at `path`, creating it, and takes this PID namespace's place in it.
+    ///
+    /// # Errors
+    /// [`Error::OtherPidNamespace`] while a process of another PID namespace has it open: libmdbx tells its readers and
+    /// writers apart by process id, so two namespaces would crash each other.
+    pub fn open(path: PathBuf) -> Result<Self> {
+        let namespace = open(&path)?;
+        let inode = fs::metadata("/proc/self/ns/pid").map_err(|source| Error::Io {
+            action: "find the PID namespace at",
+            path: "/proc/self/ns/pid".into(),
+            source,
+        })?;
+        // Numbers of namespaces are 32 bits wide.
+        let own = NAMESPACES.start + i64::from(inode.ino() as u32);
+        set(&path, &namespace, libc::F_RDLCK, own, 1)?;
+        for others in [NAMESPACES.start..own, own + 1..NAMESPACES.end] {
+            if conflict(&path, &namespace, libc::F_WRLCK, others.start, others.end - others.start)? {
+                return Err(Error::OtherPidNamespace { path });
+            }
+        }
+        Ok(Self { path, _namespace: namespace })
+    }
+
+    /// A shared lease on `id`; `None` while somebody holds it exclusively.
+    pub fn try_shared(&self, id: u64) -> Result<Option<Lease>> {
+        self.try_lock(id, false)
+    }
+
+    /// An exclusive lease on `id`; `None` while somebody holds any.
+    pub fn try_exclusive(&self, id: u64) -> Result<Option<Lease>> {
+        self.try_lock(id, true)
+    }
+
+    /// Whether anybody, in any process, holds a lease on `id`.
+    pub fn is_held(&self, id: u64) -> Result<bool> {
+        conflict(&self.path, &open(&self.path)?, libc::F_WRLCK, checked(id), 1)
+    }
+
+    /// Whether somebody, in any process, holds `id` exclusively.
+    pub fn is_held_exclusively(&self, id: u64) -> Result<bool> {
+        conflict(&self.path, &open(&self.path)?, libc::F_RDLCK, checked(id), 1)
+    }
+
+    /// The processes that hold a lease on `id`, as far as this one may look.
+    ///
+    /// The kernel names no process for such locks, so this walks `/proc/*/fdinfo`: milliseconds, for messages to people only.
+    pub fn holders(&self, id: u64) -> Vec<u32> {
+        let Ok(target) = fs::canonicalize(&self.path) else { return Vec::new() };
+        let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+        let mut pids: Vec<u32> = processes
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid| holds(*pid, &target, id).unwrap_or(false))
+            .collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    fn try_lock(&self, id: u64, exclusive: bool) -> Result<Option<Lease>> {
+        let file = open(&self.path)?;
+        let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+        Ok(set(&self.path, &file, kind, checked(id), 1)?.then_some(Lease { file, id, exclusive }))
+    }
+}
+
+impl Lease {
+    /// The number it is on.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // A shared lease goes with its description alone: a forked child that inherited it keeps what it reads protected. An
+        // exclusive one must be free now, whoever inherited the description.
+        if self.exclusive {
+            let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, self.id as i64, 1)));
+        }
+    }
+}
+
+/// Whether process `pid` has a lock on byte `id` of the file `target`.
+fn holds(pid: u32, target: &Path, id: u64) -> io::Result<bool> {
+    for fd in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let fd = fd?;
+        if fs::read_link(fd.path()).is_ok_and(|path| path == target) {
+            let name = fd.file_name();
+            let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", name.to_string_lossy())).unwrap_or_default();
+            // lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 7
+            let byte = id.to_string();
+            let on_byte = |line: &str| line.starts_with("lock:") && line.split_whitespace().rev().take(2).all(|n| n == byte);
+            if info.lines().any(on_byte) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Error::ReadOnly { path: path.parent().unwrap_or(path).to_owned(), source }
+        }
+        _ => Error::Io { action: "open", path: path.to_owned(), source },
+    })
+}
+
+fn checked(id: u64) -> i64 {
+    assert!(id <= MAX_LEASE_ID, "lease number {id} is beyond {MAX_LEASE_ID}");
+    id as i64
+}
+
+fn range(kind: i32, start: i64, bytes: i64) -> libc::flock {
+    libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start, l_len: bytes, l_pid: 0 }
+}
+
+/// Takes a lock without waiting; false if another description holds one against it.
+fn set(path: &Path, file: &File, kind: i32, start: i64, bytes: i64) -> Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range(kind, start, bytes))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(code) => Err(Error::Io { action: "take a lease in", path: path.to_owned(), source: code.into() }),
+    }
+}
+
+/// Whether another description holds a lock that `kind` on this range would have to wait for.
+fn conflict(path: &Path, file: &File, kind: i32, start: i64, bytes: i64) -> Result<bool> {
+    if bytes == 0 {
+        return Ok(false);
+    }
+    let mut range = range(kind, start, bytes);
+    match fcntl(file, FcntlArg::F_OFD_GETLK(&mut range)) {
+        Ok(_) => Ok(range.l_type != libc::F_UNLCK as i16),
+        Err(code) => Err(Error::Io { action: "look for leases in", path: path.to_owned(), source: code.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leases() -> (tempfile::TempDir, LeaseFile) {
+        let dir = tempfile::tempdir().unwrap();
+        let leases = LeaseFile::open(dir.path().join("leases")).unwrap();
+        (dir, leases)
+    }
+
+    #[test]
+    fn readers_share_and_a_filler_is_alone_also_within_one_process() {
+        let (_dir, leases) = leases();
+        let first = leases.try_shared(7).unwrap().unwrap();
+        let second = leases.try_shared(7).unwrap().unwrap();
+        assert!(leases.try_exclusive(7).unwrap().is_none());
+        assert!(leases.try_exclusive(8).unwrap().is_some());
+        drop(first);
+        assert!(leases.is_held(7).unwrap());
+        assert!(!leases.is_held_exclusively(7).unwrap());
+        drop(second);
+        assert!(!leases.is_held(7).unwrap());
+        let filler = leases.try_exclusive(7).unwrap().unwrap();
+        assert!(leases.is_held_exclusively(7).unwrap());
+        assert!(leases.try_shared(7).unwrap().is_none());
+        drop(filler);
+        assert!(leases.try_shared(7).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_holder_of_a_lease_is_named() {
+        let (_dir, leases) = leases();
+        let _lease = leases.try_shared(3).unwrap().unwrap();
+        assert_eq!(leases.holders(3), [std::process::id()]);
+        assert!(leases.holders(4).is_empty());
+    }
+
+    #[test]
+    fn a_second_opener_of_the_same_namespace_is_welcome() {
+        let (dir, _leases) = leases();
+        assert!(LeaseFile::open(dir.path().join("leases")).is_ok());
+    }
+
+    #[test]
+    fn another_pid_namespace_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        let other = open(&path).unwrap();
+        let inode = fs::metadata("/proc/self/ns/pid").unwrap().ino() as u32;
+        assert!(set(&path, &other, libc::F_RDLCK, NAMESPACES.start + i64::from(inode ^ 1), 1).unwrap());
+        assert!(matches!(LeaseFile::open(path), Err(Error::OtherPidNamespace { .. })));
+    }
+}

@@ -1,0 +1,303 @@
+//! The one place that names the binding: opening environments, and what the safe wrapper does not offer.
+//!
+//! No libmdbx type leaves the crate; most do not leave this folder.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use libmdbx::{
+    Database, DatabaseKind, DatabaseOptions, Decodable, Mode, NoWriteMap, PageSize, RO, RW, ReadWriteOptions, SyncMode,
+    TableFlags, Transaction, WriteMap,
+};
+use std::{
+    ffi::CStr,
+    fs::File,
+    io,
+    mem::ManuallyDrop,
+    path::{Path, PathBuf},
+};
+
+pub(crate) use libmdbx::{Cursor, Table, WriteFlags};
+
+/// Bytes of libmdbx's page header, which a large value follows immediately (`PAGEHDRSZ`, mdbx-internals.h).
+pub(crate) const PAGE_HEADER_BYTES: usize = 20;
+/// Upper bound of an environment's size. One constant, since the first opener's bound binds all processes.
+const MAX_EXTENTS_BYTES: isize = 8 << 40;
+const MAX_RECORDS_BYTES: isize = 64 << 30;
+const MAX_READERS: u32 = 512;
+
+pub(crate) type ExtentsDb = Env<WriteMap>;
+pub(crate) type RecordsDb = Env<NoWriteMap>;
+pub(crate) type Reading<'a, K> = Transaction<'a, RO, K>;
+pub(crate) type Writing<'a, K> = Transaction<'a, RW, K>;
+
+/// An open environment, its folder, and the process that opened it.
+pub(crate) struct Env<K: DatabaseKind> {
+    /// Dropped by `Drop`, in the process that opened it alone.
+    db: ManuallyDrop<Database<K>>,
+    folder: PathBuf,
+    opened_by: u32,
+}
+
+/// Where libmdbx put a large value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) page: u32,
+    pub(crate) value_bytes: u64,
+    /// The header of the value's first page, as libmdbx's own mapping shows it.
+    pub(crate) page_header: [u8; PAGE_HEADER_BYTES],
+}
+
+/// The span of a value in libmdbx's mapping, taken without copying the value.
+struct Span {
+    address: usize,
+    bytes: usize,
+}
+
+impl Decodable<'_> for Span {
+    fn decode(value: &[u8]) -> Result<Self, libmdbx::Error> {
+        Ok(Self { address: value.as_ptr() as usize, bytes: value.len() })
+    }
+}
+
+/// A value nobody looks at, so that a cursor need not copy it.
+pub(crate) struct Unread;
+
+impl Decodable<'_> for Unread {
+    fn decode(_: &[u8]) -> Result<Self, libmdbx::Error> {
+        Ok(Self)
+    }
+}
+
+/// The engine's build options, as it reports them itself.
+pub(crate) fn build_options() -> &'static str {
+    // SAFETY: mdbx_build is a constant of the library; its strings are NUL-terminated literals that live as long as it does.
+    let options = unsafe { CStr::from_ptr(mdbx_sys::mdbx_build.options) };
+    options.to_str().unwrap_or("")
+}
+
+pub(crate) fn open_records(folder: &Path, tables: &[&str]) -> Result<RecordsDb> {
+    let options = DatabaseOptions {
+        max_tables: Some(16),
+        max_readers: Some(MAX_READERS),
+        no_rdahead: true,
+        mode: Mode::ReadWrite(ReadWriteOptions {
+            sync_mode: SyncMode::Durable,
+            min_size: Some(256 << 10),
+            max_size: Some(MAX_RECORDS_BYTES),
+            growth_step: Some(1 << 20),
+            shrink_threshold: Some(4 << 20),
+        }),
+        page_size: Some(PageSize::Set(4 << 10)),
+        ..Default::default()
+    };
+    Env::open(folder, options, tables)
+}
+
+pub(crate) fn open_extents(folder: &Path, table: &str, page_bytes: usize) -> Result<ExtentsDb> {
+    let options = DatabaseOptions {
+        max_tables: Some(4),
+        max_readers: Some(MAX_READERS),
+        // A cold open would otherwise read ahead through gigabytes of data nobody asked for.
+        no_rdahead: true,
+        mode: Mode::ReadWrite(ReadWriteOptions {
+            // What was reserved need not be durable until something sealed depends on it; `sync` is called before that.
+            sync_mode: SyncMode::SafeNoSync,
+            min_size: Some(4 << 20),
+            max_size: Some(MAX_EXTENTS_BYTES),
+            growth_step: Some(64 << 20),
+            shrink_threshold: Some(128 << 20),
+        }),
+        page_size: Some(PageSize::Set(page_bytes)),
+        ..Default::default()
+    };
+    let env = Env::open(folder, options, &[table])?;
+    // Prefaulting may write a whole reservation once for nothing; an automatic sync in a commit would flush gigabytes of
+    // in-place data while holding the writer.
+    env.set_option(mdbx_sys::MDBX_opt_prefault_write_enable, 0)?;
+    env.set_option(mdbx_sys::MDBX_opt_sync_bytes, u64::from(u32::MAX) << 16)?;
+    Ok(env)
+}
+
+impl<K: DatabaseKind> Env<K> {
+    fn open(folder: &Path, options: DatabaseOptions, tables: &[&str]) -> Result<Self> {
+        let opening = |source| open_error("open", folder, source);
+        let db = Database::<K>::open_with_options(folder, options).map_err(opening)?;
+        let env = Self { db: ManuallyDrop::new(db), folder: folder.to_owned(), opened_by: std::process::id() };
+        env.create_tables(tables)?;
+        Ok(env)
+    }
+
+    /// Creates the tables that are missing and keeps every handle open, so that later transactions only look it up.
+    fn create_tables(&self, tables: &[&str]) -> Result<()> {
+        let txn = self.begin_read()?;
+        let mut missing = false;
+        for table in tables {
+            match txn.open_table(Some(table)) {
+                Ok(handle) => txn.prime_for_permaopen(handle),
+                Err(libmdbx::Error::NotFound) => missing = true,
+                Err(source) => return Err(self.error("open a table", source)),
+            }
+        }
+        txn.commit_and_rebind_open_dbs().map_err(|source| self.error("open the tables", source))?;
+        if missing {
+            let txn = self.begin_write()?;
+            for table in tables {
+                let handle =
+                    txn.create_table(Some(table), TableFlags::empty()).map_err(|source| self.error("create a table", source))?;
+                txn.prime_for_permaopen(handle);
+            }
+            txn.commit_and_rebind_open_dbs().map_err(|source| self.error("create the tables", source))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn begin_read(&self) -> Result<Reading<'_, K>> {
+        self.check_process()?;
+        self.db.begin_ro_txn().map_err(|source| self.error("begin a read", source))
+    }
+
+    /// Waits for the writer's place, which another process may hold.
+    pub(crate) fn begin_write(&self) -> Result<Writing<'_, K>> {
+        self.check_process()?;
+        self.db.begin_rw_txn().map_err(|source| self.error("begin a write", source))
+    }
+
+    /// Makes every committed transaction durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.check_process()?;
+        self.db.sync(true).map(drop).map_err(|source| self.error("sync", source))
+    }
+
+    /// Opens a description of our own of the data file.
+    ///
+    /// libmdbx's locks hang on its description; a mapping made through it and inherited by a forked child would keep them.
+    pub(crate) fn open_data_file(&self, write: bool) -> Result<File> {
+        self.check_process()?;
+        let mut fd = -1;
+        // SAFETY: the environment is open for as long as `self.db` lives; `fd` is a valid place for an int.
+        let code = unsafe { mdbx_sys::mdbx_env_get_fd(self.db.ptr().0, &mut fd) };
+        self.check(code, "find the data file of")?;
+        let path = PathBuf::from(format!("/proc/self/fd/{fd}"));
+        File::options().read(true).write(write).open(&path).map_err(|source| Error::Io {
+            action: "open the data file of",
+            path: self.folder.clone(),
+            source,
+        })
+    }
+
+    pub(crate) fn error(&self, action: &'static str, source: libmdbx::Error) -> Error {
+        open_error(action, &self.folder, source)
+    }
+
+    fn set_option(&self, option: mdbx_sys::MDBX_option_t, value: u64) -> Result<()> {
+        // SAFETY: the environment is open for as long as `self.db` lives; both options may be set at any time (mdbx.h).
+        let code = unsafe { mdbx_sys::mdbx_env_set_option(self.db.ptr().0, option, value) };
+        self.check(code, "set an option of")
+    }
+
+    fn check(&self, code: i32, action: &'static str) -> Result<()> {
+        if code == mdbx_sys::MDBX_SUCCESS { Ok(()) } else { Err(self.error(action, libmdbx::Error::from_err_code(code))) }
+    }
+
+    /// A forked child must not touch the inherited environment: its lock owner and its writer thread are not here.
+    fn check_process(&self) -> Result<()> {
+        let this = std::process::id();
+        if this == self.opened_by { Ok(()) } else { Err(Error::Forked { opened_by: self.opened_by, this }) }
+    }
+}
+
+impl<K: DatabaseKind> Drop for Env<K> {
+    fn drop(&mut self) {
+        // Closing it in a forked child would release locks and slots that are still the parent's: there it is leaked.
+        if self.check_process().is_ok() {
+            // SAFETY: `db` is dropped here alone, and nothing uses it afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.db) };
+        }
+    }
+}
+
+impl ExtentsDb {
+    /// Reserves a new value of `value_bytes` without writing it; `None` if the key is taken.
+    ///
+    /// The safe wrapper's `put_with` would zero-fill what it reserves, hence the raw call.
+    pub(crate) fn reserve(
+        &self,
+        txn: &Writing<'_, WriteMap>,
+        table: &Table<'_>,
+        key: &str,
+        value_bytes: usize,
+    ) -> Result<Option<Placed>> {
+        let key_val = mdbx_sys::MDBX_val { iov_base: key.as_ptr().cast_mut().cast(), iov_len: key.len() };
+        let mut value = mdbx_sys::MDBX_val { iov_base: std::ptr::null_mut(), iov_len: value_bytes };
+        let flags = mdbx_sys::MDBX_RESERVE | mdbx_sys::MDBX_NOOVERWRITE;
+        // SAFETY: the transaction is live and used by this thread alone while we borrow it; the key outlives the call; with
+        // MDBX_RESERVE libmdbx only fills in where the value lies and reads nothing of it.
+        let code = unsafe { mdbx_sys::mdbx_put(txn.txn().0, table.dbi(), &key_val, &mut value, flags) };
+        if code == mdbx_sys::MDBX_KEYEXIST {
+            return Ok(None);
+        }
+        // Any other code, positive ones included, means that nothing was reserved.
+        self.check(code, "reserve an extent in")?;
+        // SAFETY: the put succeeded, so the value is `value_bytes` long, lies in this transaction's map, and, being larger
+        // than a page, follows its page's header immediately.
+        Ok(Some(unsafe { placed(value.iov_base as usize, value.iov_len) }))
+    }
+
+    /// Where the value of `key` lies, if there is one.
+    pub(crate) fn locate<M: libmdbx::TransactionKind>(
+        &self,
+        txn: &Transaction<'_, M, WriteMap>,
+        table: &Table<'_>,
+        key: &str,
+        page_bytes: usize,
+    ) -> Result<Option<Placed>> {
+        let span = txn.get::<Span>(table, key).map_err(|source| self.error("find an extent in", source))?;
+        match span {
+            None => Ok(None),
+            Some(span) if span.bytes < page_bytes => Err(Error::BadExtent {
+                key: key.to_owned(),
+                reason: format!("its value has {} bytes, fewer than a page", span.bytes),
+            }),
+            // SAFETY: a value of at least a page is a large one, so it follows its page's header immediately; the
+            // transaction that keeps it in the map is live.
+            Some(span) => Ok(Some(unsafe { placed(span.address, span.bytes) })),
+        }
+    }
+}
+
+/// Reads the page number of a large value from the header before it.
+///
+/// # Safety
+/// - `address` is the start of a large value of libmdbx (one with pages of its own), mapped for the length of the call.
+unsafe fn placed(address: usize, bytes: usize) -> Placed {
+    // SAFETY: the 20 bytes before a large value are its page header, in the same mapping; no alignment is asked of u8.
+    let header = unsafe { std::ptr::read((address - PAGE_HEADER_BYTES) as *const [u8; PAGE_HEADER_BYTES]) };
+    let page = u32::from_ne_bytes([header[16], header[17], header[18], header[19]]);
+    Placed { page, value_bytes: bytes as u64, page_header: header }
+}
+
+/// Tells apart what a caller can act on; the rest keeps libmdbx's own words.
+fn open_error(action: &'static str, folder: &Path, source: libmdbx::Error) -> Error {
+    let path = folder.to_owned();
+    match source {
+        libmdbx::Error::Other(code) => {
+            let source = io::Error::from_raw_os_error(code);
+            match source.kind() {
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Error::ReadOnly { path, source },
+                _ => Error::Io { action, path, source },
+            }
+        }
+        libmdbx::Error::Access | libmdbx::Error::PermissionDenied => {
+            Error::ReadOnly { path, source: io::Error::from(io::ErrorKind::PermissionDenied) }
+        }
+        libmdbx::Error::ReadOnlyFilesystem => {
+            Error::ReadOnly { path, source: io::Error::from(io::ErrorKind::ReadOnlyFilesystem) }
+        }
+        libmdbx::Error::RemoteFilesystem => Error::NetworkFileSystem { path, kind: "as libmdbx says" },
+        source => Error::Engine { action, environment: path, source: Box::new(source) },
+    }
+}

@@ -1,0 +1,96 @@
+//! Extents over a real environment: reserve, fill in place, map, punch, free, reopen.
+
+use storage::*;
+
+const BLOCK_BYTES: u32 = 5 << 20;
+
+fn specs(prefix: &str, sizes: &[u64]) -> Vec<ExtentSpec> {
+    sizes.iter().enumerate().map(|(n, &data_bytes)| ExtentSpec { key: format!("{prefix}:{n}"), data_bytes }).collect()
+}
+
+fn pattern(seed: u64, bytes: u64) -> Vec<u8> {
+    (0..bytes).map(|i| (i.wrapping_mul(31) ^ (i >> 9) ^ seed) as u8).collect()
+}
+
+#[test]
+fn extents_filled_in_place_read_back_as_one_slice() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = StorageRegistry::new(dir.path());
+    let extents = registry.extents(&registry.folder("extents"), "chunks").unwrap();
+    let writer = extents.open_writer().unwrap();
+    let sizes = [4 << 20, 4 << 20, 1_234_567];
+    let txn = extents.begin_reserve().unwrap();
+    let placed = txn.reserve(&writer, 7, BLOCK_BYTES, &specs("a", &sizes)).unwrap();
+    txn.commit().unwrap();
+    let mut whole = Vec::new();
+    for (n, extent) in placed.iter().enumerate() {
+        let data = pattern(n as u64, extent.data_bytes);
+        writer.write_at(extent, 0, &data).unwrap();
+        writer.journal(extent, 0, crc32c_of(&data)).unwrap();
+        whole.extend(data);
+        let header = extents.reader().read_header(extent).unwrap().unwrap();
+        assert_eq!(header, ExtentHeader { owner: 7, index: n as u32, data_bytes: extent.data_bytes, block_bytes: BLOCK_BYTES });
+        assert_eq!(extents.locate(&format!("a:{n}")).unwrap(), Some(*extent));
+    }
+    writer.sync().unwrap();
+    extents.sync().unwrap();
+    let mapping = Mapping::side_by_side(extents.reader(), &placed).unwrap();
+    assert!(*mapping == whole);
+    assert_eq!(mapping.as_ptr() as usize % PAGE_BYTES as usize, 0);
+    let separate = SeparateMappings::new(extents.reader(), &placed).unwrap();
+    assert!(separate.slices().flatten().copied().eq(whole.iter().copied()));
+}
+
+fn crc32c_of(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
+#[test]
+fn space_of_punched_extents_returns_and_stays_returned_over_a_reopen() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = StorageRegistry::new(dir.path());
+    let folder = registry.folder("extents");
+    let sizes = [100 << 20; 4];
+    {
+        let extents = registry.extents(&folder, "chunks").unwrap();
+        let writer = extents.open_writer().unwrap();
+        let txn = extents.begin_reserve().unwrap();
+        let placed = txn.reserve(&writer, 1, BLOCK_BYTES, &specs("a", &sizes)).unwrap();
+        txn.commit().unwrap();
+        assert!(allocated_bytes(&folder).unwrap() >= 400 << 20);
+        for extent in &placed {
+            writer.punch(extent).unwrap();
+        }
+        let txn = extents.begin_free().unwrap();
+        for n in 0..4 {
+            assert!(txn.delete(&format!("a:{n}")).unwrap());
+        }
+        txn.commit().unwrap();
+        extents.sync().unwrap();
+        println!("after punch: {} KiB", allocated_bytes(&folder).unwrap() >> 10);
+        assert!(allocated_bytes(&folder).unwrap() < 8 << 20);
+    }
+    let extents = registry.extents(&folder, "chunks").unwrap();
+    let writer = extents.open_writer().unwrap();
+    let txn = extents.begin_reserve().unwrap();
+    txn.reserve(&writer, 2, BLOCK_BYTES, &specs("b", &[100 << 20])).unwrap();
+    txn.commit().unwrap();
+    println!("after reopen and reserve: {} KiB", allocated_bytes(&folder).unwrap() >> 10);
+    assert!(allocated_bytes(&folder).unwrap() < 108 << 20);
+}
+
+#[test]
+fn a_key_that_is_taken_is_never_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = StorageRegistry::new(dir.path());
+    let extents = registry.extents(&registry.folder("extents"), "chunks").unwrap();
+    let writer = extents.open_writer().unwrap();
+    let txn = extents.begin_reserve().unwrap();
+    let first = txn.reserve(&writer, 1, BLOCK_BYTES, &specs("a", &[1 << 20])).unwrap();
+    txn.commit().unwrap();
+    let txn = extents.begin_reserve().unwrap();
+    assert!(matches!(txn.reserve(&writer, 2, BLOCK_BYTES, &specs("a", &[1 << 20])), Err(Error::BadExtent { .. })));
+    drop(txn);
+    assert_eq!(extents.locate("a:0").unwrap(), Some(first[0]));
+    assert_eq!(extents.reader().read_header(&first[0]).unwrap().unwrap().owner, 1);
+}
