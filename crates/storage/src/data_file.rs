@@ -11,7 +11,10 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Where the header lies in an extent's first page: behind libmdbx's 20 bytes, on a cache line of its own.
@@ -19,6 +22,9 @@ const HEADER_OFFSET: u64 = 64;
 const HEADER_BYTES: usize = 64;
 const JOURNAL_OFFSET: u64 = HEADER_OFFSET + HEADER_BYTES as u64;
 const JOURNAL_ENTRY_BYTES: u64 = 8;
+const MAX_BLOCKS: usize = ((HEADER_REGION_BYTES - JOURNAL_OFFSET) / JOURNAL_ENTRY_BYTES) as usize;
+/// libmdbx's own limit of a value is 2 GiB less a few pages.
+const MAX_DATA_BYTES: u64 = (2 << 30) - (1 << 20);
 /// The first bytes of the header region are kept when an extent is punched: the page header libmdbx reads lies there.
 const KEPT_BYTES: u64 = 4096;
 const MAGIC: [u8; 8] = *b"MDXEXTNT";
@@ -56,8 +62,25 @@ pub type Journal = Vec<Option<u32>>;
 
 impl ExtentHeader {
     /// How many blocks the extent has.
+    ///
+    /// # Panics
+    /// If `block_bytes` is 0, which no header read from an extent has.
     pub fn blocks(&self) -> usize {
         self.data_bytes.div_ceil(u64::from(self.block_bytes)) as usize
+    }
+
+    /// Whether such an extent can be, or why not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.data_bytes == 0 {
+            return Err("it would have no bytes".to_owned());
+        }
+        if self.data_bytes > MAX_DATA_BYTES {
+            return Err(format!("it would have {} bytes, more than {MAX_DATA_BYTES}", self.data_bytes));
+        }
+        if self.block_bytes == 0 || self.blocks() > MAX_BLOCKS {
+            return Err(format!("{} bytes in blocks of {} are not 1 to {MAX_BLOCKS} blocks", self.data_bytes, self.block_bytes));
+        }
+        Ok(())
     }
 
     fn encode(&self) -> [u8; HEADER_BYTES] {
@@ -78,7 +101,7 @@ impl ExtentHeader {
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
         let sound = bytes[0..8] == MAGIC && u32_at(8) == FORMAT && u32_at(36) == crc32c::crc32c(&bytes[..36]);
         let header = Self { owner: u64_at(16), index: u32_at(12), data_bytes: u64_at(24), block_bytes: u32_at(32) };
-        (sound && header.block_bytes > 0).then_some(header)
+        (sound && header.check().is_ok()).then_some(header)
     }
 }
 
@@ -91,11 +114,13 @@ pub struct DataFile {
     folder: PathBuf,
     /// Set by the first write or sync that failed; never cleared.
     failed: AtomicBool,
+    /// One sync at a time: of two, the kernel would tell a lost write to one alone, and the other would not yet know.
+    syncing: Mutex<()>,
 }
 
 impl DataFile {
     pub(crate) fn new(file: File, folder: PathBuf) -> Self {
-        Self { file, folder, failed: AtomicBool::new(false) }
+        Self { file, folder, failed: AtomicBool::new(false), syncing: Mutex::new(()) }
     }
 
     pub(crate) fn folder(&self) -> &std::path::Path {
@@ -128,10 +153,10 @@ impl DataFile {
     ///
     /// No order of writes is relied on: whoever resumes computes the CRC again and believes it only if it matches.
     pub fn journal(&self, extent: &Extent, block: usize, crc: u32) -> Result<()> {
-        let at = JOURNAL_OFFSET + block as u64 * JOURNAL_ENTRY_BYTES;
-        if at + JOURNAL_ENTRY_BYTES > HEADER_REGION_BYTES {
+        if block >= MAX_BLOCKS {
             return Err(self.io("journal a block past the header region of", io::ErrorKind::InvalidInput.into()));
         }
+        let at = JOURNAL_OFFSET + block as u64 * JOURNAL_ENTRY_BYTES;
         let mut entry = [0; JOURNAL_ENTRY_BYTES as usize];
         entry[..4].copy_from_slice(&crc.to_le_bytes());
         entry[4..].copy_from_slice(&LANDED.to_le_bytes());
@@ -151,8 +176,7 @@ impl DataFile {
 
     /// The journal of an extent that has `header`.
     pub fn read_journal(&self, extent: &Extent, header: &ExtentHeader) -> Result<Journal> {
-        let most = (HEADER_REGION_BYTES - JOURNAL_OFFSET) / JOURNAL_ENTRY_BYTES;
-        let mut bytes = vec![0; header.blocks().min(most as usize) * JOURNAL_ENTRY_BYTES as usize];
+        let mut bytes = vec![0; header.blocks().min(MAX_BLOCKS) * JOURNAL_ENTRY_BYTES as usize];
         self.file
             .read_exact_at(&mut bytes, extent.page_offset() + JOURNAL_OFFSET)
             .map_err(|source| self.io("read a journal of", source))?;
@@ -166,10 +190,11 @@ impl DataFile {
     /// Makes every write through this description durable.
     ///
     /// # Errors
-    /// [`Error::WriteBackFailed`] from the first failed write or sync on, for ever: the kernel tells a lost write once, so
-    /// nothing may be sealed through this description any more. Drop the pages from the cache
+    /// [`Error::Io`] from the sync that is told of a lost write. [`Error::WriteBackFailed`] after any failed write or sync, for
+    /// ever: the kernel tells a lost write once, so nothing may be sealed through this description any more. Drop the pages from the cache
     /// ([`forget`](Self::forget)), open a new description and check every block again.
     pub fn sync(&self) -> Result<()> {
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.failed.load(Ordering::Acquire) {
             return Err(Error::WriteBackFailed { path: self.folder.clone() });
         }
@@ -218,12 +243,9 @@ impl DataFile {
         }
     }
 
-    /// Writes the extent's header and an empty journal.
+    /// Writes the extent's header, which has been checked, and an empty journal.
     pub(crate) fn write_header(&self, extent: &Extent, header: &ExtentHeader) -> Result<()> {
         let journal_bytes = header.blocks() * JOURNAL_ENTRY_BYTES as usize;
-        if JOURNAL_OFFSET + journal_bytes as u64 > HEADER_REGION_BYTES {
-            return Err(self.io("fit the journal into the header region of", io::ErrorKind::InvalidInput.into()));
-        }
         let mut bytes = header.encode().to_vec();
         bytes.resize(HEADER_BYTES + journal_bytes, 0);
         self.write(extent.page_offset() + HEADER_OFFSET, &bytes)

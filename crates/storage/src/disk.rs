@@ -61,6 +61,15 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
     Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
 }
 
+/// Refuses to `action` in `folder` with less than `needed_bytes` free on its disk.
+pub(crate) fn check_room(folder: &Path, action: &'static str, needed_bytes: u64) -> Result<()> {
+    let free_bytes = free_bytes(folder)?;
+    if free_bytes < needed_bytes {
+        return Err(Error::NoSpace { action, path: folder.to_owned(), needed_bytes, free_bytes });
+    }
+    Ok(())
+}
+
 /// Bytes of disk the files below `folder` take up, holes not counted: what `du` says.
 pub fn allocated_bytes(folder: &Path) -> Result<u64> {
     let failed = |source| Error::Io { action: "measure", path: folder.to_owned(), source };
@@ -77,13 +86,13 @@ pub fn allocated_bytes(folder: &Path) -> Result<u64> {
     Ok(total)
 }
 
-/// Takes disk blocks for the first `bytes` of `path`, creating it, without changing its size.
-pub(crate) fn preallocate(path: &Path, bytes: u64) -> Result<()> {
+/// Takes disk blocks for the first `bytes` of `path`, creating it, without changing its size; says what it is.
+pub(crate) fn preallocate(path: &Path, bytes: u64) -> Result<Metadata> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Error::ReadOnly { path: path.parent().unwrap_or(path).to_owned(), source }
         }
-        io::ErrorKind::StorageFull => Error::NoSpace {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace {
             action: "make room for",
             path: path.to_owned(),
             needed_bytes: bytes,
@@ -94,7 +103,7 @@ pub(crate) fn preallocate(path: &Path, bytes: u64) -> Result<()> {
     let file = File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
     match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes as i64) {
         // A file system without fallocate takes the blocks when they are written, as any program's.
-        Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+        Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => file.metadata().map_err(failed),
         Err(code) => Err(failed(code.into())),
     }
 }
@@ -109,9 +118,16 @@ pub struct Ballast {
     bytes: u64,
 }
 
-/// While it lives the ballast is given up; dropped, it takes its room back if there is enough.
+/// While it lives the ballast is given up; dropped, it takes its room back, as much of it as the disk has.
 #[derive(Debug)]
-pub struct GivenUp<'a>(&'a Ballast);
+pub struct GivenUp<'a> {
+    ballast: &'a Ballast,
+    /// Whether there was need to.
+    given_up: bool,
+}
+
+/// What a ballast that takes its room back leaves free: another process may have seen that room and begun a transaction.
+const LEFT_FREE_BYTES: u64 = 4 << 20;
 
 impl Ballast {
     /// The ballast at `path`, of `bytes`. Nothing is written yet.
@@ -125,12 +141,20 @@ impl Ballast {
         if allocated >= self.bytes || free_bytes(self.folder())? < 2 * self.bytes {
             return Ok(());
         }
-        preallocate(&self.path, self.bytes)
+        preallocate(&self.path, self.bytes).map(drop)
+    }
+
+    /// Takes back what was given up, on a disk that is still full. Were it left to others, the next time to free something
+    /// would find no ballast.
+    fn take_back(&self) -> Result<()> {
+        let bytes = free_bytes(self.folder())?.saturating_sub(LEFT_FREE_BYTES).min(self.bytes);
+        if bytes == 0 { Ok(()) } else { preallocate(&self.path, bytes).map(drop) }
     }
 
     /// Gives its room up until the guard is dropped, if the disk has less than that free; else does nothing.
     pub fn give_up_if_needed(&self) -> Result<GivenUp<'_>> {
-        if free_bytes(self.folder())? < self.bytes {
+        let given_up = free_bytes(self.folder())? < self.bytes;
+        if given_up {
             match fs::remove_file(&self.path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::Io { action: "give up", path: self.path.clone(), source });
@@ -138,7 +162,7 @@ impl Ballast {
                 _ => tracing::warn!(path = %self.path.display(), "the disk is full: ballast given up"),
             }
         }
-        Ok(GivenUp(self))
+        Ok(GivenUp { ballast: self, given_up })
     }
 
     fn folder(&self) -> &Path {
@@ -148,8 +172,9 @@ impl Ballast {
 
 impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.0.take() {
-            tracing::warn!(path = %self.0.path.display(), %error, "the ballast could not be taken back");
+        let taken = if self.given_up { self.ballast.take_back() } else { self.ballast.take() };
+        if let Err(error) = taken {
+            tracing::warn!(path = %self.ballast.path.display(), %error, "the ballast could not be taken back");
         }
     }
 }

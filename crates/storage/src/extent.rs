@@ -15,7 +15,10 @@ use crate::{
     mdbx::{ExtentsDb, PAGE_HEADER_BYTES, Placed, Unread, Writing},
 };
 use libmdbx::WriteMap;
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Page size of an extents environment, and the boundary every extent's data begins on.
 ///
@@ -29,6 +32,8 @@ pub const HEADER_REGION_BYTES: u64 = PAGE_BYTES;
 /// Room that must be free on the disk before a transaction that reserves. Reserving 40 GiB dirties 1.6 MiB of libmdbx's own
 /// pages; without room for them its mapping would raise SIGBUS.
 const RESERVE_HEADROOM_BYTES: u64 = 16 << 20;
+/// The same for each extent reserved: libmdbx writes its page header before its space is taken.
+const EXTENT_HEADROOM_BYTES: u64 = 4 << 10;
 /// The same before a transaction that frees, which must still work on a full disk (the ballast was given up for it).
 const FREE_HEADROOM_BYTES: u64 = 4 << 20;
 
@@ -87,6 +92,10 @@ impl Extents {
         Ok(Self { db, table, reader })
     }
 
+    pub(crate) fn table(&self) -> &'static str {
+        self.table
+    }
+
     /// The environment's folder.
     pub fn folder(&self) -> &Path {
         self.db.folder()
@@ -108,7 +117,7 @@ impl Extents {
     /// Where the extent at `key` lies, if there is one.
     pub fn locate(&self, key: &str) -> Result<Option<Extent>> {
         let txn = self.db.begin_read()?;
-        let table = txn.open_table(Some(self.table)).map_err(|source| self.db.error("open a table", source))?;
+        let table = txn.open_table(self.table)?;
         match self.db.locate(&txn, &table, key, PAGE_BYTES as usize)? {
             None => Ok(None),
             Some(placed) => Extent::from_placed(key, &placed).map(Some),
@@ -142,11 +151,8 @@ impl Extents {
     fn begin_write(&self, action: &'static str, headroom_bytes: u64) -> Result<ExtentsWrite<'_>> {
         let txn = self.db.begin_write()?;
         // Asked with the writer's place held, so that no other writer takes the room in between.
-        let free_bytes = disk::free_bytes(self.folder())?;
-        if free_bytes < headroom_bytes {
-            return Err(Error::NoSpace { action, path: self.folder().to_owned(), needed_bytes: headroom_bytes, free_bytes });
-        }
-        Ok(ExtentsWrite { txn, extents: self })
+        disk::check_room(self.folder(), action, headroom_bytes)?;
+        Ok(ExtentsWrite { txn, extents: self, failed: AtomicBool::new(false) })
     }
 }
 
@@ -154,6 +160,8 @@ impl Extents {
 pub struct ExtentsWrite<'a> {
     txn: Writing<'a, WriteMap>,
     extents: &'a Extents,
+    /// Set by a reservation that failed: its extents have no disk space any more.
+    failed: AtomicBool,
 }
 
 impl ExtentsWrite<'_> {
@@ -161,15 +169,16 @@ impl ExtentsWrite<'_> {
     /// their disk space.
     ///
     /// The data of a reserved extent is whatever its pages held before. On an error the disk space taken is given back, and
-    /// the transaction must be dropped.
+    /// the transaction can't be committed any more.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] if the disk has no room for all of them; [`Error::BadExtent`] if a key is taken or libmdbx put a
-    /// value where the file does not show it.
+    /// [`Error::NoSpace`] if the disk has no room for all of them; [`Error::BadExtent`] if a key is taken, an extent would have
+    /// no bytes or more blocks than its journal, or libmdbx put a value where the file does not show it.
     pub fn reserve(&self, writer: &DataFile, owner: u64, block_bytes: u32, specs: &[ExtentSpec]) -> Result<Vec<Extent>> {
         let mut extents = Vec::with_capacity(specs.len());
         let result = self.reserve_all(writer, owner, block_bytes, specs, &mut extents);
         if let Err(error) = result {
+            self.failed.store(true, Ordering::Relaxed);
             // Still ours while the transaction lasts; afterwards anybody may reuse these pages.
             for extent in &extents {
                 if let Err(error) = writer.punch(extent) {
@@ -190,7 +199,15 @@ impl ExtentsWrite<'_> {
         extents: &mut Vec<Extent>,
     ) -> Result<()> {
         let db = &self.extents.db;
-        let table = self.txn.open_table(Some(self.extents.table)).map_err(|source| db.error("open a table", source))?;
+        let table = self.txn.open_table(self.extents.table)?;
+        let header = |index: usize, data_bytes| ExtentHeader { owner, index: index as u32, data_bytes, block_bytes };
+        for (index, ExtentSpec { key, data_bytes }) in specs.iter().enumerate() {
+            if let Err(reason) = header(index, *data_bytes).check() {
+                return Err(Error::BadExtent { key: key.clone(), reason });
+            }
+        }
+        let headroom_bytes = RESERVE_HEADROOM_BYTES + specs.len() as u64 * EXTENT_HEADROOM_BYTES;
+        disk::check_room(self.extents.folder(), "reserve extents", headroom_bytes)?;
         for ExtentSpec { key, data_bytes } in specs {
             let value_bytes = HEADER_REGION_BYTES - PAGE_HEADER_BYTES as u64 + data_bytes;
             let placed = db.reserve(&self.txn, &table, key, value_bytes as usize)?;
@@ -210,8 +227,7 @@ impl ExtentsWrite<'_> {
             writer.allocate(extent)?;
         }
         for (index, extent) in extents.iter().enumerate() {
-            let header = ExtentHeader { owner, index: index as u32, data_bytes: extent.data_bytes, block_bytes };
-            writer.write_header(extent, &header)?;
+            writer.write_header(extent, &header(index, extent.data_bytes))?;
         }
         Ok(())
     }
@@ -219,7 +235,7 @@ impl ExtentsWrite<'_> {
     /// Where the extent at `key` lies, if there is one.
     pub fn locate(&self, key: &str) -> Result<Option<Extent>> {
         let db = &self.extents.db;
-        let table = self.txn.open_table(Some(self.extents.table)).map_err(|source| db.error("open a table", source))?;
+        let table = self.txn.open_table(self.extents.table)?;
         match db.locate(&self.txn, &table, key, PAGE_BYTES as usize)? {
             None => Ok(None),
             Some(placed) => Extent::from_placed(key, &placed).map(Some),
@@ -229,27 +245,39 @@ impl ExtentsWrite<'_> {
     /// Deletes the extent at `key`; false if there is none. Its pages may be reused at once by the next writer.
     pub fn delete(&self, key: &str) -> Result<bool> {
         let db = &self.extents.db;
-        let table = self.txn.open_table(Some(self.extents.table)).map_err(|source| db.error("open a table", source))?;
+        let table = self.txn.open_table(self.extents.table)?;
         self.txn.del(&table, key, None).map_err(|source| db.error("delete an extent", source))
     }
 
     /// Every key there is, in order.
     pub fn keys(&self) -> Result<Vec<String>> {
         let db = &self.extents.db;
-        let table = self.txn.open_table(Some(self.extents.table)).map_err(|source| db.error("open a table", source))?;
+        let table = self.txn.open_table(self.extents.table)?;
         let mut cursor = self.txn.cursor(&table).map_err(|source| db.error("open a cursor", source))?;
         cursor
             .iter_start::<std::borrow::Cow<'_, [u8]>, Unread>()
             .map(|entry| {
                 let (key, _) = entry.map_err(|source| db.error("read the next key", source))?;
-                Ok(String::from_utf8_lossy(&key).into_owned())
+                String::from_utf8(key.into_owned()).map_err(|error| Error::BadExtent {
+                    key: String::from_utf8_lossy(error.as_bytes()).into_owned(),
+                    reason: "its key is not text".to_owned(),
+                })
             })
             .collect()
     }
 
     /// Makes the changes visible to every process. Durable only after [`Extents::sync`].
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if an operation of the transaction had failed: nothing is changed then.
     pub fn commit(self) -> Result<()> {
-        let db = &self.extents.db;
-        self.txn.commit().map(drop).map_err(|source| db.error("commit", source))
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(Error::Engine {
+                action: "commit",
+                environment: self.extents.folder().to_owned(),
+                source: "a reservation of the transaction had failed, so it was rolled back".into(),
+            });
+        }
+        self.txn.commit()
     }
 }

@@ -35,7 +35,8 @@ pub struct LeaseFile {
 pub struct Lease {
     file: File,
     id: u64,
-    exclusive: bool,
+    /// The process to unlock it in, if it is exclusive.
+    exclusive_of: Option<u32>,
 }
 
 impl LeaseFile {
@@ -99,7 +100,8 @@ impl LeaseFile {
     fn try_lock(&self, id: u64, exclusive: bool) -> Result<Option<Lease>> {
         let file = open(&self.path)?;
         let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
-        Ok(set(&self.path, &file, kind, checked(id), 1)?.then_some(Lease { file, id, exclusive }))
+        let exclusive_of = exclusive.then(std::process::id);
+        Ok(set(&self.path, &file, kind, checked(id), 1)?.then_some(Lease { file, id, exclusive_of }))
     }
 }
 
@@ -113,8 +115,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // A shared lease goes with its description alone: a forked child that inherited it keeps what it reads protected. An
-        // exclusive one must be free now, whoever inherited the description.
-        if self.exclusive {
+        // exclusive one must be free now, whoever inherited the description; but a child must not unlock what its parent
+        // still fills or frees under.
+        if self.exclusive_of.is_some() {
             let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, self.id as i64, 1)));
         }
     }

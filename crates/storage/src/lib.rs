@@ -50,3 +50,12 @@ pub fn engine_options() -> &'static str {
 pub fn can_punch() -> bool {
     cfg!(target_os = "linux") && mdbx::build_options().split_whitespace().any(|option| option == "FALLOCATE=0")
 }
+
+/// Whether the data file may be opened, and closed again, beside libmdbx's own descriptions of it.
+///
+/// True only if libmdbx was built with open-file-description locks. POSIX's older ones would be dropped, all of them, by the
+/// first `close` of any descriptor of the file; environments of extents are refused then. Kernels before 3.16 have none, and
+/// [`LeaseFile`] says so there.
+pub fn locks_survive_own_descriptions() -> bool {
+    mdbx::build_options().split_whitespace().any(|option| matches!(option, "OFDLOCKS=1" | "OFDLOCKS=AUTO=1"))
+}

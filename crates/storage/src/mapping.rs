@@ -39,20 +39,23 @@ impl Mapping {
     /// The caller holds the lease on their owner for as long as the mapping lives.
     ///
     /// # Errors
-    /// [`Error::Io`] where the system refuses (`vm.max_map_count`: one map an extent), or if an extent before the last has no
-    /// whole number of pages.
+    /// [`Error::Io`] where the system refuses (`vm.max_map_count`: one map an extent), or if there are no extents, one is empty
+    /// or lies beyond the end of the file, or one before the last has no whole number of pages.
     pub fn side_by_side(file: &DataFile, extents: &[Extent]) -> Result<Self> {
         let failed = |action, code: Errno| Error::Io { action, path: file.folder().to_owned(), source: code.into() };
         let (_, all_but_last) = extents.split_last().ok_or_else(|| failed("map no extents of", Errno::EINVAL))?;
         if all_but_last.iter().any(|extent| extent.data_bytes % PAGE_BYTES != 0) {
             return Err(failed("map side by side extents with part of a page in", Errno::EINVAL));
         }
-        let data_bytes: u64 = extents.iter().map(|extent| extent.data_bytes).sum();
-        let aligned_bytes = data_bytes.next_multiple_of(PAGE_BYTES);
-        // The kernel aligns to its own pages, which may be smaller than ours.
-        let reserved_bytes = usize::try_from(aligned_bytes + PAGE_BYTES)
-            .ok()
-            .and_then(NonZeroUsize::new)
+        check_in_file(file, extents)?;
+        // `check_in_file` bounds each of them by the file; only a hostile number of extents could still overflow the sum.
+        let data_bytes = extents.iter().try_fold(0_u64, |sum, extent| sum.checked_add(extent.data_bytes));
+        let data_bytes = data_bytes.ok_or_else(|| failed("find address space for", Errno::ENOMEM))?;
+        // The kernel aligns to its own pages, which may be smaller than ours: one more lets the start be on a boundary.
+        let reserved_bytes = data_bytes
+            .checked_next_multiple_of(PAGE_BYTES)
+            .and_then(|bytes| bytes.checked_add(PAGE_BYTES))
+            .and_then(|bytes| NonZeroUsize::new(usize::try_from(bytes).ok()?))
             .ok_or_else(|| failed("find address space for", Errno::ENOMEM))?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping without MAP_FIXED: it takes no address that is in use.
@@ -67,7 +70,7 @@ impl Mapping {
             let bytes =
                 NonZeroUsize::new(extent.data_bytes as usize).ok_or_else(|| failed("map an empty extent of", Errno::EINVAL))?;
             // SAFETY: `address .. address + bytes`, rounded up to pages, lies in the address space reserved above, which is
-            // ours alone and holds nothing yet: the sum of the rounded lengths is at most `aligned_bytes`. The file offset is
+            // ours alone and holds nothing yet: the sum of the rounded lengths is at most `data_bytes`, rounded up. The file offset is
             // a multiple of 64 KiB. The pages are mapped read-only and shared.
             unsafe {
                 mmap(
@@ -111,6 +114,21 @@ impl Drop for Mapping {
     }
 }
 
+/// Refuses extents that are empty or reach beyond the end of the file, where a read of the mapping would be SIGBUS.
+fn check_in_file(file: &DataFile, extents: &[Extent]) -> Result<()> {
+    let failed = |action, source| Error::Io { action, path: file.folder().to_owned(), source };
+    let file_bytes = file.file().metadata().map_err(|source| failed("find the size of", source))?.len();
+    for extent in extents {
+        if extent.data_bytes == 0 {
+            return Err(failed("map an empty extent of", Errno::EINVAL.into()));
+        }
+        if extent.data_offset().checked_add(extent.data_bytes).is_none_or(|end| end > file_bytes) {
+            return Err(failed("map an extent beyond the end of", Errno::EINVAL.into()));
+        }
+    }
+    Ok(())
+}
+
 /// The data of several extents, each mapped where the system likes: the way for systems that can't map side by side.
 #[derive(Debug)]
 pub struct SeparateMappings {
@@ -120,6 +138,7 @@ pub struct SeparateMappings {
 impl SeparateMappings {
     /// Maps each of `extents` on its own. Cost and conditions as for [`Mapping::side_by_side`], but any length goes.
     pub fn new(file: &DataFile, extents: &[Extent]) -> Result<Self> {
+        check_in_file(file, extents)?;
         let map = |extent: &Extent| {
             let mut options = memmap2::MmapOptions::new();
             options.offset(extent.data_offset()).len(extent.data_bytes as usize);

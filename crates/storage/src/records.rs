@@ -40,6 +40,10 @@ impl Records {
         Self { db }
     }
 
+    pub(crate) fn create_tables(&self, tables: &[&str]) -> Result<()> {
+        self.db.create_tables(tables)
+    }
+
     /// The environment's folder.
     pub fn folder(&self) -> &Path {
         self.db.folder()
@@ -101,7 +105,7 @@ macro_rules! reading {
                 prefix: &str,
                 mut each: impl FnMut(&str, R) -> Result<(), E>,
             ) -> Result<(), E> {
-                let handle = self.txn.open_table(Some(table.name)).map_err(|source| self.db.error("open a table", source))?;
+                let handle = self.txn.open_table(table.name)?;
                 let mut cursor: Cursor<'_, _> =
                     self.txn.cursor(&handle).map_err(|source| self.db.error("open a cursor", source))?;
                 for entry in cursor.iter_from::<Cow<'_, [u8]>, Cow<'_, [u8]>>(prefix.as_bytes()) {
@@ -115,8 +119,23 @@ macro_rules! reading {
                 Ok(())
             }
 
+            /// Every key that begins with `prefix`, with its plain bytes, in key order.
+            pub fn scan_bytes(&self, table: &Table<[u8]>, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+                let handle = self.txn.open_table(table.name)?;
+                let mut cursor = self.txn.cursor(&handle).map_err(|source| self.db.error("open a cursor", source))?;
+                let mut found = Vec::new();
+                for entry in cursor.iter_from::<Cow<'_, [u8]>, Cow<'_, [u8]>>(prefix.as_bytes()) {
+                    let (key, value) = entry.map_err(|source| self.db.error("read the next record", source))?;
+                    if !key.starts_with(prefix.as_bytes()) {
+                        break;
+                    }
+                    found.push((String::from_utf8_lossy(&key).into_owned(), value.into_owned()));
+                }
+                Ok(found)
+            }
+
             fn get_bytes_of(&self, table: &'static str, key: &str) -> Result<Option<Cow<'_, [u8]>>> {
-                let handle = self.txn.open_table(Some(table)).map_err(|source| self.db.error("open a table", source))?;
+                let handle = self.txn.open_table(table)?;
                 self.txn.get(&handle, key).map_err(|source| self.db.error("read a record", source))
             }
         }
@@ -133,6 +152,11 @@ impl WriteTxn<'_> {
         self.put_bytes_of(table.name, key, &bytes, WriteFlags::UPSERT).map(drop)
     }
 
+    /// Puts `bytes` at `key` of a table of plain bytes, replacing what is there.
+    pub fn put_bytes(&self, table: &Table<[u8]>, key: &str, bytes: &[u8]) -> Result<()> {
+        self.put_bytes_of(table.name, key, bytes, WriteFlags::UPSERT).map(drop)
+    }
+
     /// Puts `bytes` at `key` of a table of plain bytes; false, and nothing changed, if the key is taken.
     pub fn insert_bytes(&self, table: &Table<[u8]>, key: &str, bytes: &[u8]) -> Result<bool> {
         self.put_bytes_of(table.name, key, bytes, WriteFlags::NO_OVERWRITE)
@@ -140,18 +164,17 @@ impl WriteTxn<'_> {
 
     /// Deletes what is at `key`; false if there was nothing.
     pub fn delete<R: ?Sized>(&self, table: &Table<R>, key: &str) -> Result<bool> {
-        let handle = self.txn.open_table(Some(table.name)).map_err(|source| self.db.error("open a table", source))?;
+        let handle = self.txn.open_table(table.name)?;
         self.txn.del(&handle, key, None).map_err(|source| self.db.error("delete a record", source))
     }
 
     /// Makes all of it visible at once, and durable before this returns.
     pub fn commit(self) -> Result<()> {
-        let db = self.db;
-        self.txn.commit().map(drop).map_err(|source| db.error("commit", source))
+        self.txn.commit()
     }
 
     fn put_bytes_of(&self, table: &'static str, key: &str, bytes: &[u8], flags: WriteFlags) -> Result<bool> {
-        let handle = self.txn.open_table(Some(table)).map_err(|source| self.db.error("open a table", source))?;
+        let handle = self.txn.open_table(table)?;
         match self.txn.put(&handle, key, bytes, flags) {
             Ok(()) => Ok(true),
             Err(libmdbx::Error::KeyExist) => Ok(false),

@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
 };
 
 /// Opens environments, each once per process, and shares them among all who ask.
@@ -24,27 +24,32 @@ pub struct StorageRegistry {
     base: PathBuf,
 }
 
-/// A folder's identity: the same however it is spelled or linked to.
-type FolderId = (u64, u64);
+/// An environment's identity, the same however its folder is spelled or linked to: its lock file's, which stays unique while
+/// the environment is open, as the number of a folder that was deleted does not.
+type EnvironmentId = (u64, u64);
 
 /// Room for libmdbx's lock file, which it maps and writes: on a full disk that would be SIGBUS.
 const LOCK_FILE_BYTES: u64 = 64 << 10;
 
-/// The open environments. An entry is removed only after its environment has been closed, so that nobody opens it again
-/// while that is under way.
+/// The open environments of one process. An entry is removed only after its environment has been closed, so that nobody opens
+/// it again while that is under way.
 struct Opened {
-    environments: Mutex<HashMap<FolderId, Weak<dyn Any + Send + Sync>>>,
+    process: u32,
+    environments: Mutex<HashMap<EnvironmentId, Weak<dyn Any + Send + Sync>>>,
     closed: Condvar,
+    /// The map of a forked child, which must not wait for a lock that a thread of its parent held as it was born, nor share
+    /// what its parent opened. Only ever set in the child.
+    child: OnceLock<Box<Opened>>,
 }
 
-static OPENED: std::sync::LazyLock<Opened> =
-    std::sync::LazyLock::new(|| Opened { environments: Mutex::new(HashMap::new()), closed: Condvar::new() });
+static OPENED: LazyLock<Opened> = LazyLock::new(Opened::new);
 
 /// An open environment and its place in the registry's map, given back after it was closed.
 pub struct Shared<T> {
     /// `None` only while `drop` runs.
     environment: Option<T>,
-    id: FolderId,
+    id: EnvironmentId,
+    opened: &'static Opened,
 }
 
 impl<T> std::ops::Deref for Shared<T> {
@@ -58,21 +63,46 @@ impl<T> std::ops::Deref for Shared<T> {
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         drop(self.environment.take());
-        OPENED.lock().remove(&self.id);
-        OPENED.closed.notify_all();
+        // In a forked child the map is its parent's, and so may be the thread that holds its lock.
+        if self.opened.process == std::process::id() {
+            self.opened.lock().remove(&self.id);
+            self.opened.closed.notify_all();
+        }
     }
 }
 
 impl Opened {
-    fn lock(&self) -> MutexGuard<'_, HashMap<FolderId, Weak<dyn Any + Send + Sync>>> {
+    fn new() -> Self {
+        Self {
+            process: std::process::id(),
+            environments: Mutex::new(HashMap::new()),
+            closed: Condvar::new(),
+            child: OnceLock::new(),
+        }
+    }
+
+    /// The map of this process.
+    fn here() -> &'static Self {
+        let mut opened = &*OPENED;
+        while opened.process != std::process::id() {
+            opened = opened.child.get_or_init(|| Box::new(Self::new()));
+        }
+        opened
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<EnvironmentId, Weak<dyn Any + Send + Sync>>> {
         // The map is changed by single inserts and removes, so it is whole even if a holder panicked.
         self.environments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get_or_open<T: Send + Sync + 'static>(&self, folder: &Path, open: impl FnOnce() -> Result<T>) -> Result<Arc<Shared<T>>> {
-        let metadata = disk::open_folder(folder)?;
-        disk::preallocate(&folder.join("mdbx.lck"), LOCK_FILE_BYTES)?;
-        let id = (metadata.dev(), metadata.ino());
+    fn get_or_open<T: Send + Sync + 'static>(
+        &'static self,
+        folder: &Path,
+        open: impl FnOnce() -> Result<T>,
+    ) -> Result<Arc<Shared<T>>> {
+        disk::open_folder(folder)?;
+        let lock_file = disk::preallocate(&folder.join("mdbx.lck"), LOCK_FILE_BYTES)?;
+        let id = (lock_file.dev(), lock_file.ino());
         let mut environments = self.lock();
         loop {
             match environments.get(&id).map(Weak::upgrade) {
@@ -89,7 +119,7 @@ impl Opened {
                 None => break,
             }
         }
-        let shared = Arc::new(Shared { environment: Some(open()?), id });
+        let shared = Arc::new(Shared { environment: Some(open()?), id, opened: self });
         let weak: Weak<Shared<T>> = Arc::downgrade(&shared);
         environments.insert(id, weak);
         Ok(shared)
@@ -112,10 +142,13 @@ impl StorageRegistry {
     /// Opens, or shares, the environment of records in `folder`, creating it and its `tables` where missing.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], [`Error::NetworkFileSystem`], [`Error::NotAFolder`], or [`Error::Engine`] for a file that is
-    /// not libmdbx's.
+    /// [`Error::ReadOnly`], [`Error::NetworkFileSystem`], [`Error::NotAFolder`], [`Error::NoSpace`] if it would have to be
+    /// created with less than 16 MiB free, or [`Error::Engine`] for a file that is not libmdbx's, or of another kind.
     pub fn records(&self, folder: &Path, tables: &[&str]) -> Result<Arc<Shared<Records>>> {
-        OPENED.get_or_open(folder, || mdbx::open_records(folder, tables).map(Records::new))
+        let records = Opened::here().get_or_open(folder, || mdbx::open_records(folder, tables).map(Records::new))?;
+        // Whoever opened it may have known fewer tables.
+        records.create_tables(tables)?;
+        Ok(records)
     }
 
     /// Opens, or shares, the environment of extents in `folder`, creating it and its one `table` where missing.
@@ -123,6 +156,15 @@ impl StorageRegistry {
     /// # Errors
     /// As [`records`](Self::records).
     pub fn extents(&self, folder: &Path, table: &'static str) -> Result<Arc<Shared<Extents>>> {
-        OPENED.get_or_open(folder, || Extents::new(mdbx::open_extents(folder, table, PAGE_BYTES as usize)?, table))
+        let open = || Extents::new(mdbx::open_extents(folder, table, PAGE_BYTES as usize)?, table);
+        let extents = Opened::here().get_or_open(folder, open)?;
+        if extents.table() != table {
+            return Err(Error::Engine {
+                action: "open",
+                environment: folder.to_owned(),
+                source: format!("it is open in this process with its table {:?}, not {table:?}", extents.table()).into(),
+            });
+        }
+        Ok(extents)
     }
 }

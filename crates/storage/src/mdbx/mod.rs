@@ -3,17 +3,22 @@
 //! No libmdbx type leaves the crate; most do not leave this folder.
 #![allow(unsafe_code)]
 
-use crate::error::{Error, Result};
+use crate::{
+    disk,
+    error::{Error, Result},
+};
 use libmdbx::{
     Database, DatabaseKind, DatabaseOptions, Decodable, Mode, NoWriteMap, PageSize, RO, RW, ReadWriteOptions, SyncMode,
-    TableFlags, Transaction, WriteMap,
+    TableFlags, Transaction, TransactionKind, WriteMap,
 };
 use std::{
     ffi::CStr,
-    fs::File,
+    fs::{self, File},
     io,
-    mem::ManuallyDrop,
+    mem::{self, ManuallyDrop},
+    ops::Deref,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 pub(crate) use libmdbx::{Cursor, Table, WriteFlags};
@@ -27,8 +32,15 @@ const MAX_READERS: u32 = 512;
 
 pub(crate) type ExtentsDb = Env<WriteMap>;
 pub(crate) type RecordsDb = Env<NoWriteMap>;
-pub(crate) type Reading<'a, K> = Transaction<'a, RO, K>;
-pub(crate) type Writing<'a, K> = Transaction<'a, RW, K>;
+pub(crate) type Reading<'a, K> = Txn<'a, RO, K>;
+pub(crate) type Writing<'a, K> = Txn<'a, RW, K>;
+
+/// Room that must be free on the disk before an environment is made: libmdbx may write its first pages through a mapping.
+const CREATE_HEADROOM_BYTES: u64 = 16 << 20;
+/// The same before tables are made in one that is there.
+const TABLES_HEADROOM_BYTES: u64 = 4 << 20;
+/// Pages of an environment of records.
+const RECORDS_PAGE_BYTES: usize = 4 << 10;
 
 /// An open environment, its folder, and the process that opened it.
 pub(crate) struct Env<K: DatabaseKind> {
@@ -36,6 +48,59 @@ pub(crate) struct Env<K: DatabaseKind> {
     db: ManuallyDrop<Database<K>>,
     folder: PathBuf,
     opened_by: u32,
+}
+
+/// A transaction, which a forked child can neither use nor end: its reader slot, or the writer's place, is the parent's.
+pub(crate) struct Txn<'a, M: TransactionKind, K: DatabaseKind> {
+    /// Taken by `commit` or dropped by `Drop`, in the process that began it alone.
+    txn: ManuallyDrop<Transaction<'a, M, K>>,
+    env: &'a Env<K>,
+}
+
+impl<'a, M: TransactionKind, K: DatabaseKind> Txn<'a, M, K> {
+    /// The handle of the table called `name`. Every use of a transaction begins here.
+    pub(crate) fn open_table(&self, name: &str) -> Result<Table<'_>> {
+        self.env.check_process()?;
+        self.txn.open_table(Some(name)).map_err(|source| self.env.error("open a table", source))
+    }
+
+    /// Commits, which ends a reading transaction.
+    pub(crate) fn commit(mut self) -> Result<()> {
+        self.env.check_process()?;
+        let env = self.env;
+        // SAFETY: `txn` is not used again: `self` is forgotten, so that `Drop` does not drop it.
+        let txn = unsafe { ManuallyDrop::take(&mut self.txn) };
+        mem::forget(self);
+        match txn.commit_and_rebind_open_dbs() {
+            Ok((false, _)) => Ok(()),
+            // Not what it says for other calls: "aborted since it should be aborted due to previous errors" (mdbx.h). A
+            // commit without changes is false in our builds.
+            Ok((true, _)) => Err(Error::Engine {
+                action: "commit",
+                environment: env.folder.clone(),
+                source: "an operation of the transaction had failed, so it was rolled back".into(),
+            }),
+            Err(source) => Err(env.error("commit", source)),
+        }
+    }
+}
+
+impl<'a, M: TransactionKind, K: DatabaseKind> Deref for Txn<'a, M, K> {
+    type Target = Transaction<'a, M, K>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.txn
+    }
+}
+
+impl<M: TransactionKind, K: DatabaseKind> Drop for Txn<'_, M, K> {
+    fn drop(&mut self) {
+        // A child would write to a slot that is unmapped there, or wait for a thread that is not there: it leaks it.
+        if self.env.check_process().is_ok() {
+            // SAFETY: dropped here alone, and nothing uses it afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.txn) };
+        }
+    }
 }
 
 /// Where libmdbx put a large value.
@@ -87,13 +152,20 @@ pub(crate) fn open_records(folder: &Path, tables: &[&str]) -> Result<RecordsDb> 
             growth_step: Some(1 << 20),
             shrink_threshold: Some(4 << 20),
         }),
-        page_size: Some(PageSize::Set(4 << 10)),
+        page_size: Some(PageSize::Set(RECORDS_PAGE_BYTES)),
         ..Default::default()
     };
-    Env::open(folder, options, tables)
+    Env::open(folder, options, RECORDS_PAGE_BYTES, tables)
 }
 
 pub(crate) fn open_extents(folder: &Path, table: &str, page_bytes: usize) -> Result<ExtentsDb> {
+    if !crate::locks_survive_own_descriptions() {
+        return Err(Error::Engine {
+            action: "open",
+            environment: folder.to_owned(),
+            source: "libmdbx was built without OFD locks: closing a file of ours would drop its locks".into(),
+        });
+    }
     let options = DatabaseOptions {
         max_tables: Some(4),
         max_readers: Some(MAX_READERS),
@@ -110,7 +182,7 @@ pub(crate) fn open_extents(folder: &Path, table: &str, page_bytes: usize) -> Res
         page_size: Some(PageSize::Set(page_bytes)),
         ..Default::default()
     };
-    let env = Env::open(folder, options, &[table])?;
+    let env = Env::open(folder, options, page_bytes, &[table])?;
     // Prefaulting may write a whole reservation once for nothing; an automatic sync in a commit would flush gigabytes of
     // in-place data while holding the writer.
     env.set_option(mdbx_sys::MDBX_opt_prefault_write_enable, 0)?;
@@ -119,34 +191,44 @@ pub(crate) fn open_extents(folder: &Path, table: &str, page_bytes: usize) -> Res
 }
 
 impl<K: DatabaseKind> Env<K> {
-    fn open(folder: &Path, options: DatabaseOptions, tables: &[&str]) -> Result<Self> {
+    fn open(folder: &Path, options: DatabaseOptions, page_bytes: usize, tables: &[&str]) -> Result<Self> {
         let opening = |source| open_error("open", folder, source);
+        if is_new(folder, page_bytes)? {
+            disk::check_room(folder, "create", CREATE_HEADROOM_BYTES)?;
+        }
         let db = Database::<K>::open_with_options(folder, options).map_err(opening)?;
         let env = Self { db: ManuallyDrop::new(db), folder: folder.to_owned(), opened_by: std::process::id() };
+        // What the file says prevails over what was asked for; every place in it would be computed wrongly.
+        let found = env.db.stat().map_err(opening)?.page_size() as usize;
+        if found != page_bytes {
+            let source = format!("its pages have {found} bytes, not {page_bytes}: it is an environment of another kind").into();
+            return Err(Error::Engine { action: "open", environment: folder.to_owned(), source });
+        }
         env.create_tables(tables)?;
         Ok(env)
     }
 
     /// Creates the tables that are missing and keeps every handle open, so that later transactions only look it up.
-    fn create_tables(&self, tables: &[&str]) -> Result<()> {
+    pub(crate) fn create_tables(&self, tables: &[&str]) -> Result<()> {
         let txn = self.begin_read()?;
         let mut missing = false;
         for table in tables {
-            match txn.open_table(Some(table)) {
+            match txn.txn.open_table(Some(table)) {
                 Ok(handle) => txn.prime_for_permaopen(handle),
                 Err(libmdbx::Error::NotFound) => missing = true,
                 Err(source) => return Err(self.error("open a table", source)),
             }
         }
-        txn.commit_and_rebind_open_dbs().map_err(|source| self.error("open the tables", source))?;
+        txn.commit()?;
         if missing {
             let txn = self.begin_write()?;
+            disk::check_room(&self.folder, "create tables in", TABLES_HEADROOM_BYTES)?;
             for table in tables {
                 let handle =
                     txn.create_table(Some(table), TableFlags::empty()).map_err(|source| self.error("create a table", source))?;
                 txn.prime_for_permaopen(handle);
             }
-            txn.commit_and_rebind_open_dbs().map_err(|source| self.error("create the tables", source))?;
+            txn.commit()?;
         }
         Ok(())
     }
@@ -157,13 +239,15 @@ impl<K: DatabaseKind> Env<K> {
 
     pub(crate) fn begin_read(&self) -> Result<Reading<'_, K>> {
         self.check_process()?;
-        self.db.begin_ro_txn().map_err(|source| self.error("begin a read", source))
+        let txn = self.db.begin_ro_txn().map_err(|source| self.error("begin a read", source))?;
+        Ok(Txn { txn: ManuallyDrop::new(txn), env: self })
     }
 
     /// Waits for the writer's place, which another process may hold.
     pub(crate) fn begin_write(&self) -> Result<Writing<'_, K>> {
         self.check_process()?;
-        self.db.begin_rw_txn().map_err(|source| self.error("begin a write", source))
+        let txn = self.db.begin_rw_txn().map_err(|source| self.error("begin a write", source))?;
+        Ok(Txn { txn: ManuallyDrop::new(txn), env: self })
     }
 
     /// Makes every committed transaction durable.
@@ -212,7 +296,7 @@ impl<K: DatabaseKind> Env<K> {
 
 impl<K: DatabaseKind> Drop for Env<K> {
     fn drop(&mut self) {
-        // Closing it in a forked child would release locks and slots that are still the parent's: there it is leaked.
+        // In a forked child libmdbx has closed and unmapped its copy already (pthread_atfork): there the rest is leaked.
         if self.check_process().is_ok() {
             // SAFETY: `db` is dropped here alone, and nothing uses it afterwards.
             unsafe { ManuallyDrop::drop(&mut self.db) };
@@ -248,9 +332,9 @@ impl ExtentsDb {
     }
 
     /// Where the value of `key` lies, if there is one.
-    pub(crate) fn locate<M: libmdbx::TransactionKind>(
+    pub(crate) fn locate<M: TransactionKind>(
         &self,
-        txn: &Transaction<'_, M, WriteMap>,
+        txn: &Txn<'_, M, WriteMap>,
         table: &Table<'_>,
         key: &str,
         page_bytes: usize,
@@ -258,14 +342,41 @@ impl ExtentsDb {
         let span = txn.get::<Span>(table, key).map_err(|source| self.error("find an extent in", source))?;
         match span {
             None => Ok(None),
-            Some(span) if span.bytes < page_bytes => Err(Error::BadExtent {
+            Some(span) if span.bytes <= page_bytes - PAGE_HEADER_BYTES => Err(Error::BadExtent {
                 key: key.to_owned(),
-                reason: format!("its value has {} bytes, fewer than a page", span.bytes),
+                reason: format!("its value has {} bytes, no more than fit a page", span.bytes),
             }),
-            // SAFETY: a value of at least a page is a large one, so it follows its page's header immediately; the
-            // transaction that keeps it in the map is live.
+            // SAFETY: a value that does not fit a page beside its header is a large one, so it follows its first page's
+            // header immediately; the transaction that keeps it in the map is live.
             Some(span) => Ok(Some(unsafe { placed(span.address, span.bytes) })),
         }
+    }
+}
+
+/// Whether libmdbx would create the environment in `folder`.
+///
+/// It also would where the data file is shorter than its three meta pages, silently. Such a file was cut short, or is none of
+/// libmdbx's: an empty environment in its place would hide the loss, and be taken for permission to free what it knew of.
+fn is_new(folder: &Path, page_bytes: usize) -> Result<bool> {
+    let path = folder.join("mdbx.dat");
+    let whole_bytes = 3 * page_bytes as u64;
+    let mut tries = 0;
+    loop {
+        let bytes = match fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(source) => return Err(Error::Io { action: "find the size of", path, source }),
+        };
+        if bytes == 0 || bytes >= whole_bytes {
+            return Ok(bytes == 0);
+        }
+        if tries == 5 {
+            let source = format!("its data file has {bytes} bytes, fewer than its first pages: cut short, or not libmdbx's");
+            return Err(Error::Engine { action: "open", environment: folder.to_owned(), source: source.into() });
+        }
+        // Another process may be writing them just now.
+        tries += 1;
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

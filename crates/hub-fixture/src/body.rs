@@ -1,0 +1,150 @@
+//! The body of an answer: frames read on demand, damaged, slowed, stalled or cut as told. The only place that counts bytes.
+
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::content::Source;
+use crate::log::OpenLine;
+
+/// Largest frame, in bytes: the log counts frames as the connection takes them, so they bound its error.
+const FRAME_BYTES: u64 = 64 << 10;
+
+/// What happens to a body on its way out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mishaps {
+    pub(crate) cut_after: Option<u64>,
+    pub(crate) stall_after: Option<u64>,
+    /// Damaged bytes, as a range of the file.
+    pub(crate) corrupt: Option<Range<u64>>,
+    pub(crate) bytes_per_second: Option<u64>,
+}
+
+/// A range of some content on its way to a client.
+pub(crate) struct Body {
+    source: Source,
+    /// What is left, as a range of the content.
+    left: Range<u64>,
+    sent: u64,
+    mishaps: Mishaps,
+    line: OpenLine,
+    /// Rises each time the connection has handed all it holds to the kernel.
+    flushes: Arc<AtomicU64>,
+    flushes_at_cut: Option<u64>,
+    started: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body {
+    pub(crate) fn new(source: Source, range: Range<u64>, mishaps: Mishaps, line: OpenLine, flushes: Arc<AtomicU64>) -> Body {
+        Body { source, left: range, sent: 0, mishaps, line, flushes, flushes_at_cut: None, started: None, timer: None }
+    }
+
+    /// Ready at `deadline`.
+    fn wait_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        ready!(timer.as_mut().poll(cx));
+        self.timer = None;
+        Poll::Ready(())
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        // hyper drops what it still holds when a body fails: fail only after it has flushed, so that exactly the promised bytes arrive.
+        let before = *self.flushes_at_cut.get_or_insert_with(|| self.flushes.load(Relaxed));
+        loop {
+            if self.timer.is_none() && self.flushes.load(Relaxed) > before {
+                return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "cut on demand"));
+            }
+            ready!(self.wait_until(Instant::now() + Duration::from_millis(2), cx));
+        }
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = &mut *self;
+        if this.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        let mut len = FRAME_BYTES.min(this.left.end - this.left.start);
+        if let Some(stall) = this.mishaps.stall_after {
+            if this.sent >= stall {
+                // Nothing wakes this body again; hyper watches the connection and drops it when the client leaves.
+                return Poll::Pending;
+            }
+            len = len.min(stall - this.sent);
+        }
+        if let Some(cut) = this.mishaps.cut_after {
+            if this.sent >= cut {
+                return Poll::Ready(Some(Err(ready!(this.poll_cut(cx)))));
+            }
+            len = len.min(cut - this.sent);
+        }
+        if let Some(rate) = this.mishaps.bytes_per_second {
+            let rate = rate.max(1);
+            len = len.min((rate / 32).max(1));
+            let started = *this.started.get_or_insert_with(Instant::now);
+            let due = started + Duration::from_secs_f64(this.sent as f64 / rate as f64);
+            if this.timer.is_some() || due > Instant::now() {
+                ready!(this.wait_until(due, cx));
+            }
+        }
+        let range = this.left.start..this.left.start + len;
+        let mut data = this.source.read(range.clone())?;
+        if let Some(corrupt) = &this.mishaps.corrupt {
+            data = flip(data, &range, corrupt);
+        }
+        this.left.start += len;
+        this.sent += len;
+        this.line.sent(len);
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.end - self.left.start)
+    }
+}
+
+/// `data`, which is `range` of a file, with the bytes of `corrupt` inverted.
+fn flip(data: Bytes, range: &Range<u64>, corrupt: &Range<u64>) -> Bytes {
+    let start = corrupt.start.max(range.start);
+    let end = corrupt.end.min(range.end);
+    if start >= end {
+        return data;
+    }
+    let mut data = Vec::from(data);
+    for byte in &mut data[(start - range.start) as usize..(end - range.start) as usize] {
+        *byte = !*byte;
+    }
+    data.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_overlap_is_flipped() {
+        let data = Bytes::from_static(&[0; 4]);
+        assert_eq!(flip(data.clone(), &(10..14), &(11..13))[..], [0, 255, 255, 0]);
+        assert_eq!(flip(data.clone(), &(10..14), &(0..11))[..], [255, 0, 0, 0]);
+        assert_eq!(flip(data.clone(), &(10..14), &(13..99))[..], [0, 0, 0, 255]);
+        assert_eq!(flip(data, &(10..14), &(14..20))[..], [0; 4]);
+    }
+}

@@ -1,0 +1,64 @@
+//! Which files a person means: [`Globs`] over paths.
+
+use crate::{
+    error::{Error, Result},
+    name::{CommitId, RepoId, printable},
+};
+use globset::{GlobBuilder, GlobMatcher};
+
+/// Globs as people give them on a command line.
+///
+/// `*` matches `/` too, as `--include` of the Hub's own tool has it: `*.json` is every JSON file in any folder.
+pub(crate) struct Globs {
+    globs: Vec<(String, GlobMatcher)>,
+}
+
+impl Globs {
+    pub(crate) fn new(globs: &[String]) -> Result<Self> {
+        let compile = |glob: &String| {
+            let matcher = GlobBuilder::new(glob).literal_separator(false).build();
+            let matcher = matcher.map_err(|source| Error::InvalidGlob { glob: printable(glob), source: Box::new(source) })?;
+            Ok((glob.clone(), matcher.compile_matcher()))
+        };
+        Ok(Self { globs: globs.iter().map(compile).collect::<Result<_>>()? })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.globs.is_empty()
+    }
+
+    /// Whether any glob matches; a path written out matches itself, whatever signs it has.
+    pub(crate) fn matches(&self, path: &str) -> bool {
+        self.globs.iter().any(|(glob, matcher)| glob == path || matcher.is_match(path))
+    }
+
+    /// The error for the first glob that matches none of `paths`.
+    pub(crate) fn each_matches<'a>(
+        &self,
+        repo: &RepoId,
+        commit: Option<&CommitId>,
+        paths: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<()> {
+        match self.globs.iter().find(|(glob, matcher)| !paths.clone().any(|path| glob == path || matcher.is_match(path))) {
+            None => Ok(()),
+            Some((glob, _)) => Err(Error::FileNotFound { repo: repo.clone(), commit: commit.cloned(), path: printable(glob) }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_crosses_folders_and_a_literal_path_matches_itself() {
+        let globs = Globs::new(&["*.json".into(), "a[1].bin".into()]).unwrap();
+        for path in ["config.json", "onnx/config.json", "a[1].bin", "a1.bin"] {
+            assert!(globs.matches(path), "{path}");
+        }
+        assert!(!globs.matches("config.jsonl"));
+        let repo = "a/b".parse().unwrap();
+        assert!(globs.each_matches(&repo, None, ["x.json"].into_iter()).is_err());
+        assert!(Globs::new(&["[".into()]).is_err());
+    }
+}

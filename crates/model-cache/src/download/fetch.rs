@@ -1,0 +1,337 @@
+//! One file's bytes, from the Hub into a fill: connections that take ranges from a plan, and a hasher that follows the front.
+
+use super::{
+    Lane, blocking,
+    plan::{Plan, blocks_per_request},
+    write::{BlockWriter, Pace},
+};
+use crate::{
+    digest::Digest,
+    error::{Error, Result},
+    hub::{Location, RangeBody, RangeOutcome, TreeFile, random_unit},
+    record::*,
+    store::Fill,
+};
+use futures::{StreamExt, TryStreamExt, future, stream::FuturesUnordered};
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+use tokio::sync::watch;
+
+/// Most fresh addresses asked for while nothing lands.
+const MOST_EXPIRED: u32 = 4;
+/// Bytes hashed before the hasher looks whether it is still wanted.
+const HASH_BYTES: u64 = 32 << 20;
+
+/// Fetches what is missing of `fill`, and hashes all of it as the front lands.
+///
+/// Gives the digest of the bytes read back, and how many bytes came over the network.
+pub(crate) async fn fetch_file(lane: &Lane<'_>, file: &TreeFile, fill: &Arc<Fill>) -> Result<(Digest, u64)> {
+    let plan = Plan::new(&fill.landed(), file.size_bytes);
+    let workers = lane.connections.min(plan.missing_blocks());
+    let (prefix, follow) = watch::channel(plan.prefix_bytes());
+    let fetch = FileFetch {
+        lane,
+        file,
+        fill,
+        plan: Mutex::new(plan),
+        prefix,
+        location: tokio::sync::Mutex::new(None),
+        expired: AtomicU32::new(0),
+        sequential: AtomicBool::new(false),
+        fetched_bytes: AtomicU64::new(0),
+    };
+    let fetching = async {
+        let workers: FuturesUnordered<_> = (0..workers).map(|_| fetch.worker()).collect();
+        workers.try_collect::<()>().await?;
+        if !fetch.plan().is_complete() {
+            // Every worker returned content, so this can't be; without the check the hasher would wait for ever.
+            return Err(Error::Damaged { what: file.path.to_string(), reason: "blocks are missing after its fetch".to_owned() });
+        }
+        lane.reporter.verifying(file.path.as_str());
+        Ok(())
+    };
+    let ((), digest) = future::try_join(fetching, hash_front(fill, file.digest, follow)).await?;
+    Ok((digest, fetch.fetched_bytes.load(Ordering::Relaxed)))
+}
+
+/// Fetches a small file whole.
+pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<u8>> {
+    let mut failed = 0;
+    let mut expired = 0;
+    let path = file.path.as_str();
+    if file.size_bytes == 0 {
+        return Ok(Vec::new());
+    }
+    loop {
+        let attempt = async {
+            let _permit = lane.permit().await;
+            let location = lane.resolve(file).await?;
+            match lane.hub.get_range(&location, 0..file.size_bytes).await? {
+                RangeOutcome::Expired(error) => Ok(Err(error)),
+                RangeOutcome::Body(mut body) => {
+                    let mut bytes = Vec::with_capacity(file.size_bytes as usize);
+                    while let Some(chunk) = body.chunk().await? {
+                        bytes.extend_from_slice(&chunk);
+                    }
+                    Ok(Ok(bytes))
+                }
+            }
+        };
+        match attempt.await {
+            Ok(Ok(bytes)) if bytes.len() as u64 == file.size_bytes => {
+                lane.reporter.arrived(path, file.size_bytes);
+                return Ok(bytes);
+            }
+            // A server may answer less than was asked for; the size is known, so this is a body that broke off.
+            Ok(Ok(bytes)) => {
+                return Err(Error::BadAnswer {
+                    url: format!("{} {path}", lane.repo.repo),
+                    reason: format!("it gave {} of {} bytes", bytes.len(), file.size_bytes),
+                });
+            }
+            Ok(Err(error)) => {
+                expired += 1;
+                if expired > MOST_EXPIRED {
+                    return Err(error);
+                }
+            }
+            Err(error) => {
+                failed += 1;
+                lane.wait_after(failed, path, error).await?;
+            }
+        }
+    }
+}
+
+struct FileFetch<'a> {
+    lane: &'a Lane<'a>,
+    file: &'a TreeFile,
+    fill: &'a Arc<Fill>,
+    plan: Mutex<Plan>,
+    /// How far the front has landed, for the hasher.
+    prefix: watch::Sender<u64>,
+    /// Where the bytes are, shared by all connections; asked for once.
+    location: tokio::sync::Mutex<Option<Location>>,
+    /// Addresses found expired since the last block landed.
+    expired: AtomicU32,
+    /// Set by the connection that found the server ignoring ranges: it alone goes on, from the start.
+    sequential: AtomicBool,
+    fetched_bytes: AtomicU64,
+}
+
+/// How one request ended, if not with an error.
+enum Fetched {
+    Pace(Pace),
+    /// Another connection streams the whole file.
+    Superseded,
+}
+
+impl FileFetch<'_> {
+    /// One connection: takes ranges until none is missing. What it took and could not land it gives back.
+    async fn worker(&self) -> Result<()> {
+        let mut failed = 0;
+        let mut pace = Pace::default();
+        loop {
+            let permit = self.lane.permit().await;
+            if self.sequential.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let taken = self.plan().take(blocks_per_request(pace.first_byte, pace.per_block));
+            let Some(range) = taken else { return Ok(()) };
+            let mut taken = Taken { fetch: self, range: range.clone() };
+            let missing_before = self.plan().missing_blocks();
+            let result = self.fetch(&mut taken).await;
+            drop(taken);
+            match result {
+                Ok(Fetched::Pace(now)) => {
+                    failed = 0;
+                    pace = now;
+                }
+                Ok(Fetched::Superseded) => return Ok(()),
+                Err(error) => {
+                    drop(permit);
+                    // Progress, by whichever connection, shows that the server is there.
+                    failed = if self.plan().missing_blocks() < missing_before { 1 } else { failed + 1 };
+                    self.lane.wait_after(failed, self.file.path.as_str(), error).await?;
+                }
+            }
+        }
+    }
+
+    async fn fetch(&self, taken: &mut Taken<'_, '_>) -> Result<Fetched> {
+        let blocks = taken.range.clone();
+        let bytes = block_range(self.file.size_bytes, blocks.start).start..block_range(self.file.size_bytes, blocks.end - 1).end;
+        loop {
+            let location = self.location().await?;
+            let asked = Instant::now();
+            match self.lane.hub.get_range(&location, bytes.clone()).await? {
+                RangeOutcome::Expired(error) => {
+                    self.forget_location(&location).await;
+                    if self.expired.fetch_add(1, Ordering::Relaxed) >= MOST_EXPIRED * self.lane.connections as u32 {
+                        return Err(error);
+                    }
+                }
+                RangeOutcome::Body(body) if body.range().start == bytes.start && body.range().end <= bytes.end => {
+                    return self.store(body, asked, blocks.end - blocks.start).await.map(Fetched::Pace);
+                }
+                RangeOutcome::Body(body) => {
+                    // The whole file comes whatever is asked for: one connection takes it all.
+                    if self.sequential.swap(true, Ordering::AcqRel) {
+                        return Ok(Fetched::Superseded);
+                    }
+                    taken.release();
+                    let result = self.store(body, asked, blocks.end - blocks.start).await;
+                    // After a failure this connection asks again, and finds the same.
+                    self.sequential.store(false, Ordering::Release);
+                    return result.map(Fetched::Pace);
+                }
+            }
+        }
+    }
+
+    /// Writes a body's bytes where they belong, but for blocks that have landed.
+    async fn store(&self, mut body: RangeBody, asked: Instant, blocks: u64) -> Result<Pace> {
+        let size_bytes = self.file.size_bytes;
+        let mut at = body.range().start;
+        let mut writer = BlockWriter::new(Arc::clone(self.fill), self.lane.reporter, self.file.path.as_str(), at);
+        let mut landed = |block| self.land(block);
+        let mut first_byte = None;
+        let result = async {
+            while let Some(chunk) = body.chunk().await? {
+                first_byte.get_or_insert_with(|| asked.elapsed());
+                self.fetched_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                let mut chunk = &chunk[..];
+                while !chunk.is_empty() {
+                    let block = at / BLOCK_BYTES;
+                    let range = block_range(size_bytes, block);
+                    let (part, rest) = chunk.split_at(chunk.len().min((range.end - at) as usize));
+                    // Decided at a block's start and kept to its end, or the writer would begin in its middle.
+                    if writer.at() == at && (at != range.start || !self.plan().has_landed(block)) {
+                        writer.push(part, &mut landed).await?;
+                    }
+                    at += part.len() as u64;
+                    chunk = rest;
+                    if at == range.end && writer.at() < at {
+                        writer.skip_to(at);
+                    }
+                }
+            }
+            Ok(())
+        }
+        .await;
+        // Waited for also after an error: the blocks given back may be written by another connection at once.
+        writer.finish(&mut landed).await?;
+        result?;
+        let first_byte = first_byte.unwrap_or_default();
+        let per_block = asked.elapsed().saturating_sub(first_byte) / blocks as u32;
+        Ok(Pace { first_byte, per_block })
+    }
+
+    fn land(&self, block: u64) {
+        let mut plan = self.plan();
+        plan.land(block);
+        self.expired.store(0, Ordering::Relaxed);
+        self.prefix.send_replace(plan.prefix_bytes());
+    }
+
+    async fn location(&self) -> Result<Location> {
+        let mut known = self.location.lock().await;
+        match &*known {
+            Some(location) => Ok(location.clone()),
+            None => {
+                let location = self.lane.resolve(self.file).await?;
+                Ok(known.insert(location).clone())
+            }
+        }
+    }
+
+    /// Drops an expired address, unless another connection has a fresh one already.
+    async fn forget_location(&self, expired: &Location) {
+        let mut known = self.location.lock().await;
+        if known.as_ref().is_some_and(|known| known.is_same_address(expired)) {
+            *known = None;
+        }
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        // Every change leaves the plan whole.
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Blocks taken from the plan; what has not landed when it is dropped goes back.
+struct Taken<'a, 'b> {
+    fetch: &'a FileFetch<'b>,
+    range: Range<u64>,
+}
+
+impl Taken<'_, '_> {
+    /// Gives back all now.
+    fn release(&mut self) {
+        self.fetch.plan().give_back(self.range.clone());
+        self.range = 0..0;
+    }
+}
+
+impl Drop for Taken<'_, '_> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Hashes the file from its start as far as it has landed, until all of it has.
+async fn hash_front(fill: &Arc<Fill>, promised: Digest, mut landed: watch::Receiver<u64>) -> Result<Digest> {
+    let size_bytes = fill.size_bytes();
+    let mut hasher = promised.hasher(size_bytes);
+    let mut hashed = 0;
+    while hashed < size_bytes {
+        let front = *landed.borrow_and_update();
+        if hashed == front {
+            // The sender lives as long as the fetch this is joined with.
+            if landed.changed().await.is_err() {
+                return Err(Error::Cancelled);
+            }
+            continue;
+        }
+        let range = hashed..front.min(hashed + HASH_BYTES);
+        hashed = range.end;
+        let fill = Arc::clone(fill);
+        hasher = blocking::run(move || fill.hash(&mut hasher, range).map(|()| hasher)).await?;
+    }
+    Ok(hasher.finish())
+}
+
+impl Lane<'_> {
+    /// A place among the connections of this pull.
+    async fn permit(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.permits.acquire().await.expect("the semaphore is never closed")
+    }
+
+    async fn resolve(&self, file: &TreeFile) -> Result<Location> {
+        let path = file.path.as_str();
+        let observer = |notice: crate::hub::RetryNotice<'_>| {
+            self.reporter.retry(Some(path), notice.attempt, notice.reason, notice.wait);
+        };
+        self.hub.resolve(&self.repo.repo, self.commit, file, &observer).await
+    }
+
+    /// Waits before the next try, or gives the error back if there is to be none.
+    async fn wait_after(&self, failed: u32, path: &str, error: Error) -> Result<()> {
+        let Some(wait) = self.hub.config().retry.wait_after(failed, &error, random_unit()) else { return Err(error) };
+        tracing::debug!(path, failed, wait_ms = wait.as_millis() as u64, reason = %error, "trying again");
+        self.reporter.retry(Some(path), failed, &error, wait);
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+/// Runs the tasks at most `at_once` at a time; the first error drops the rest.
+pub(crate) async fn run_all<T>(tasks: impl Iterator<Item = impl Future<Output = Result<T>>>, at_once: usize) -> Result<Vec<T>> {
+    futures::stream::iter(tasks).buffer_unordered(at_once).try_collect().await
+}

@@ -1,0 +1,152 @@
+//! Pulling: from a choice of files to sealed ones. One way: plan, fetch, fill, verify, seal, tell.
+//!
+//! Everything runs in the one future of the pull, so that dropping it stops it; only disk work goes to blocking threads, which
+//! own what they need. No transaction lives across an `.await`.
+
+pub(crate) mod blocking;
+mod fetch;
+mod plan;
+mod write;
+
+pub(crate) use write::BUFFER_BYTES;
+
+use crate::{
+    error::{Error, Result},
+    hub::{HubClient, TreeFile},
+    key::PinnedRepo,
+    name::CommitId,
+    progress::Reporter,
+    record::INLINE_BYTES,
+    store::{Acquired, Fill, Store, Wanted},
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+
+/// Files begun at once. Their connections come from one pool, so more would only spread them thinner.
+const FILES_AT_ONCE: usize = 4;
+/// How often a file that another process fetches is looked at.
+const WAIT_PAUSE: Duration = Duration::from_millis(200);
+
+/// What every part of one pull works with.
+pub(crate) struct Lane<'a> {
+    pub(crate) store: &'a Arc<Store>,
+    pub(crate) hub: &'a HubClient,
+    pub(crate) repo: &'a PinnedRepo,
+    pub(crate) commit: &'a CommitId,
+    pub(crate) reporter: &'a Reporter,
+    /// Most connections of this pull at once, over all its files.
+    pub(crate) connections: usize,
+    pub(crate) permits: &'a Semaphore,
+}
+
+/// Brings `files` into the store, each sealed as it is complete. Gives the bytes that came over the network.
+///
+/// # Errors
+/// The first that is final. Files sealed by then stay; blocks that landed are kept for the next pull.
+pub(crate) async fn pull_files(lane: &Lane<'_>, files: &[TreeFile]) -> Result<u64> {
+    // Files of one content are one blob: fetched for the first name, linked for the others.
+    let mut contents: BTreeMap<_, Vec<&TreeFile>> = BTreeMap::new();
+    for file in files {
+        contents.entry(file.digest).or_default().push(file);
+    }
+    let mut contents: Vec<_> = contents.into_values().collect();
+    // The largest first: it takes longest, and the small ones fill the gaps beside it.
+    contents.sort_by_key(|names| (std::cmp::Reverse(names[0].size_bytes), names[0].path.clone()));
+    let tasks = contents.into_iter().map(|names| async move {
+        let mut fetched_bytes = 0;
+        for file in names {
+            fetched_bytes += pull_file(lane, file).await?;
+        }
+        Ok(fetched_bytes)
+    });
+    Ok(fetch::run_all(tasks, FILES_AT_ONCE).await?.into_iter().sum())
+}
+
+async fn pull_file(lane: &Lane<'_>, file: &TreeFile) -> Result<u64> {
+    let path = file.path.as_str();
+    let wanted = Wanted { repo: lane.repo.clone(), path: file.path.clone(), size_bytes: file.size_bytes, digest: file.digest };
+    let here = {
+        let (store, wanted) = (Arc::clone(lane.store), wanted.clone());
+        blocking::run(move || store.link_if_here(&wanted)).await?
+    };
+    let fetched_bytes = if here {
+        0
+    } else if file.size_bytes <= INLINE_BYTES {
+        let bytes = fetch::fetch_small(lane, file).await?;
+        let store = Arc::clone(lane.store);
+        blocking::run(move || store.seal_inline(&wanted, &bytes)).await?;
+        file.size_bytes
+    } else {
+        match acquire(lane, &wanted).await? {
+            None => 0,
+            Some(fill) => fill_and_seal(lane, file, wanted, fill).await?,
+        }
+    };
+    lane.reporter.sealed(path, file.size_bytes, fetched_bytes);
+    Ok(fetched_bytes)
+}
+
+/// The fill of `wanted`, its landed blocks checked; `None` if its content came to be here, now or while another fetched it.
+async fn acquire(lane: &Lane<'_>, wanted: &Wanted) -> Result<Option<Cancelling>> {
+    let path = wanted.path.as_str();
+    let mut told = false;
+    loop {
+        let (store, wanted) = (Arc::clone(lane.store), wanted.clone());
+        match blocking::run(move || store.acquire(&wanted)).await? {
+            Acquired::Here => return Ok(None),
+            Acquired::Busy { landed_bytes } => {
+                if !std::mem::replace(&mut told, true) {
+                    lane.reporter.waiting(path);
+                }
+                lane.reporter.is_here(path, landed_bytes);
+                tokio::time::sleep(WAIT_PAUSE).await;
+            }
+            Acquired::Fill(fill) => {
+                let fill = Cancelling(fill);
+                let checked = Arc::clone(&fill.0);
+                blocking::run(move || checked.verify_landed()).await?;
+                return Ok(Some(fill));
+            }
+        }
+    }
+}
+
+async fn fill_and_seal(lane: &Lane<'_>, file: &TreeFile, wanted: Wanted, fill: Cancelling) -> Result<u64> {
+    let path = file.path.as_str();
+    lane.reporter.is_here(path, fill.0.landed_bytes());
+    let (found, fetched_bytes) = fetch::fetch_file(lane, file, &fill.0).await?;
+    let name = format!("{} {path}", lane.repo.repo);
+    let sealed = Arc::clone(&fill.0);
+    blocking::run(move || {
+        sealed.check(&name, wanted.digest, found)?;
+        sealed.seal(&wanted)
+    })
+    .await?;
+    Ok(fetched_bytes)
+}
+
+/// A fill whose long reads end early once this is dropped.
+struct Cancelling(Arc<Fill>);
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// The error for files that do not fit, if they don't; told before the first byte is fetched.
+pub(crate) fn check_space(store: &Store, what: &str, files: &[TreeFile]) -> Result<()> {
+    let mut needed_bytes = 0;
+    let mut seen = std::collections::HashSet::new();
+    for file in files.iter().filter(|file| seen.insert(file.digest)) {
+        // A blob with a row has its space, or is here.
+        if store.blob(&crate::key::blob(&file.digest))?.is_none() {
+            needed_bytes += file.size_bytes;
+        }
+    }
+    let free_bytes = store.free_bytes()?;
+    if needed_bytes > free_bytes {
+        return Err(Error::NoSpace { what: what.to_owned(), needed_bytes, free_bytes });
+    }
+    Ok(())
+}

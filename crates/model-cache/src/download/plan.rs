@@ -1,0 +1,171 @@
+//! Which blocks of a file to fetch next, and how many at once: values and arithmetic, no I/O.
+
+use crate::record::BLOCK_BYTES;
+use std::{ops::Range, time::Duration};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Block {
+    Missing,
+    /// Some connection fetches it.
+    Taken,
+    Landed,
+}
+
+/// The blocks of one file.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    blocks: Vec<Block>,
+    size_bytes: u64,
+    /// All blocks before this one have landed.
+    prefix: usize,
+    /// No block before this one is missing.
+    first_missing: usize,
+}
+
+impl Plan {
+    pub(crate) fn new(landed: &[bool], size_bytes: u64) -> Self {
+        let blocks = landed.iter().map(|landed| if *landed { Block::Landed } else { Block::Missing }).collect();
+        let mut plan = Self { blocks, size_bytes, prefix: 0, first_missing: 0 };
+        plan.advance();
+        plan
+    }
+
+    /// Takes the next run of missing blocks, at most `most` of them, from the front: the digest follows the front.
+    pub(crate) fn take(&mut self, most: usize) -> Option<Range<u64>> {
+        let start = (self.first_missing..self.blocks.len()).find(|&block| self.blocks[block] == Block::Missing)?;
+        let run = self.blocks[start..].iter().take(most).take_while(|block| **block == Block::Missing).count();
+        self.blocks[start..start + run].fill(Block::Taken);
+        self.first_missing = start + run;
+        Some(start as u64..(start + run) as u64)
+    }
+
+    /// Gives back what of `range` was taken and has not landed.
+    pub(crate) fn give_back(&mut self, range: Range<u64>) {
+        for block in range.start as usize..range.end as usize {
+            if self.blocks[block] == Block::Taken {
+                self.blocks[block] = Block::Missing;
+                self.first_missing = self.first_missing.min(block);
+            }
+        }
+    }
+
+    pub(crate) fn land(&mut self, block: u64) {
+        self.blocks[block as usize] = Block::Landed;
+        self.advance();
+    }
+
+    pub(crate) fn has_landed(&self, block: u64) -> bool {
+        self.blocks[block as usize] == Block::Landed
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.prefix == self.blocks.len()
+    }
+
+    pub(crate) fn missing_blocks(&self) -> usize {
+        self.blocks.iter().filter(|block| **block != Block::Landed).count()
+    }
+
+    /// Bytes from the start of the file up to the first block that has not landed.
+    pub(crate) fn prefix_bytes(&self) -> u64 {
+        (self.prefix as u64 * BLOCK_BYTES).min(self.size_bytes)
+    }
+
+    fn advance(&mut self) {
+        while self.blocks.get(self.prefix) == Some(&Block::Landed) {
+            self.prefix += 1;
+        }
+    }
+}
+
+/// Most blocks asked for in one request.
+const MOST_BLOCKS: usize = 8;
+/// The share of a request's time its first byte may take before longer requests pay.
+const FIRST_BYTE_SHARE: f64 = 0.05;
+
+/// How many blocks the next request should ask for, given how long the last one took to its first byte and for each block.
+///
+/// One block a request loses least when a connection dies, and is all a near server needs; where the way to the server is
+/// long, the request grows until waiting for its first byte is 5 % of it, or 8 blocks.
+pub(crate) fn blocks_per_request(first_byte: Duration, per_block: Duration) -> usize {
+    if per_block.is_zero() {
+        return 1;
+    }
+    let wanted = first_byte.as_secs_f64() / (FIRST_BYTE_SHARE * per_block.as_secs_f64());
+    (wanted.ceil() as usize).clamp(1, MOST_BLOCKS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_far_server_is_asked_for_more_at_once_than_a_near_one() {
+        let ms = Duration::from_millis;
+        assert_eq!(blocks_per_request(ms(0), ms(5)), 1);
+        assert_eq!(blocks_per_request(ms(100), ms(2000)), 1);
+        assert_eq!(blocks_per_request(ms(100), ms(500)), 4);
+        assert_eq!(blocks_per_request(ms(300), ms(10)), 8);
+        assert_eq!(blocks_per_request(ms(300), ms(0)), 1);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Take(usize),
+        /// The how-manieth range in flight, and how many of its blocks landed before it broke.
+        Finish(prop::sample::Index, usize),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            (1usize..5).prop_map(Op::Take),
+            (any::<prop::sample::Index>(), 0usize..5).prop_map(|(which, landed)| Op::Finish(which, landed)),
+        ];
+        prop::collection::vec(op, 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn no_block_is_taken_twice_at_once_and_every_block_lands_in_the_end(
+            landed in prop::collection::vec(any::<bool>(), 1..40),
+            ops in ops(),
+        ) {
+            let size_bytes = landed.len() as u64 * BLOCK_BYTES - 7;
+            let mut plan = Plan::new(&landed, size_bytes);
+            let mut model: Vec<bool> = landed.clone();
+            let mut flying: Vec<Range<u64>> = Vec::new();
+            for op in ops {
+                match op {
+                    Op::Take(most) => if let Some(range) = plan.take(most) {
+                        prop_assert!(range.end - range.start <= most as u64 && range.start < range.end);
+                        for block in range.clone() {
+                            prop_assert!(!model[block as usize]);
+                            prop_assert!(!flying.iter().any(|other| other.contains(&block)));
+                        }
+                        flying.push(range);
+                    },
+                    Op::Finish(which, count) => if !flying.is_empty() {
+                        let range = flying.swap_remove(which.index(flying.len()));
+                        for block in range.clone().take(count) {
+                            plan.land(block);
+                            model[block as usize] = true;
+                        }
+                        plan.give_back(range);
+                    },
+                }
+                let prefix = model.iter().take_while(|landed| **landed).count() as u64;
+                prop_assert_eq!(plan.prefix_bytes(), (prefix * BLOCK_BYTES).min(size_bytes));
+                prop_assert_eq!(plan.missing_blocks(), model.iter().filter(|landed| !**landed).count());
+            }
+            for range in flying.drain(..) {
+                plan.give_back(range);
+            }
+            while let Some(range) = plan.take(3) {
+                range.for_each(|block| plan.land(block));
+            }
+            prop_assert!(plan.is_complete());
+            prop_assert_eq!(plan.prefix_bytes(), size_bytes);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A file handed to a loader: [`ModelFile`], one contiguous read-only slice; [`ModelReader`] for those who want `Read + Seek`.
+
+use crate::{
+    record::CHUNK_BYTES,
+    store::{Content, StoredFile},
+};
+use std::{
+    io::{self, Read, Seek, SeekFrom},
+    ops::Deref,
+    sync::Arc,
+};
+
+/// A file of the store, open: derefs to all its bytes, in one slice.
+///
+/// Zero-copy over all chunks, whatever the size: the chunks are mapped side by side, read-only. Files of up to 64 KiB are a copy.
+/// The slice begins on a 64 KiB boundary (64 B for a copy), so alignments within the file hold in memory. `Send + Sync`; cloning
+/// is cheap and shares the mapping.
+///
+/// It keeps a lease on the content until the last clone is dropped: removing the file meanwhile takes its name away, and its
+/// bytes stay until then. It needs no transaction and does not keep the store from reusing other space.
+///
+/// Pages come from the page cache as they are touched. If the disk can't deliver one, the process gets SIGBUS, as with every
+/// memory-mapped file.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cache = tabagent_model_cache::ModelCache::open("./models")?;
+/// if let Some(file) = cache.get_file("org/name", "model.safetensors")? {
+///     let header_bytes = u64::from_le_bytes(file[..8].try_into()?);
+///     println!("{} bytes, of which {header_bytes} are header", file.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ModelFile {
+    file: Arc<StoredFile>,
+}
+
+impl ModelFile {
+    pub(crate) fn new(file: StoredFile) -> Self {
+        Self { file: Arc::new(file) }
+    }
+
+    /// The Hub's digest of the content, `sha256:<hex>` or `git-sha1:<hex>`; it was checked before the file became visible.
+    pub fn digest(&self) -> &str {
+        &self.file.digest
+    }
+
+    /// The content, in chunks of 100 MiB as they are stored; none for an empty file. Copies nothing on any system.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.file.size_bytes.div_ceil(CHUNK_BYTES) as usize).filter_map(|index| self.chunk(index))
+    }
+
+    /// A reader over the content, with a position of its own; it keeps the lease too.
+    pub fn reader(&self) -> ModelReader {
+        ModelReader { file: self.clone(), position: 0 }
+    }
+
+    fn chunk(&self, index: usize) -> Option<&[u8]> {
+        match &self.file.content {
+            Content::Inline(bytes) => bytes.chunks(CHUNK_BYTES as usize).nth(index),
+            Content::View(view) => view.chunk(index),
+        }
+    }
+}
+
+impl Deref for ModelFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.file.content {
+            Content::Inline(bytes) => bytes,
+            Content::View(view) => view.as_slice(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for ModelFile {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Reads a [`ModelFile`] as a stream. Never fails but for a seek before the start.
+#[derive(Clone, Debug)]
+pub struct ModelReader {
+    file: ModelFile,
+    position: u64,
+}
+
+impl Read for ModelReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.position >= self.file.file.size_bytes {
+            return Ok(0);
+        }
+        let index = (self.position / CHUNK_BYTES) as usize;
+        let within = (self.position % CHUNK_BYTES) as usize;
+        let Some(chunk) = self.file.chunk(index) else { return Ok(0) };
+        let part = &chunk[within..];
+        let bytes = part.len().min(buffer.len());
+        buffer[..bytes].copy_from_slice(&part[..bytes]);
+        self.position += bytes as u64;
+        Ok(bytes)
+    }
+}
+
+impl Seek for ModelReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.file.file.size_bytes.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position =
+            position.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a seek to before the start of the file"))?;
+        Ok(self.position)
+    }
+}

@@ -1,0 +1,315 @@
+//! A file's bytes: where they are ([`HubClient::resolve`]) and a range of them ([`HubClient::get_range`]).
+
+use super::{
+    auth::may_see_token,
+    client::{Answer, HubClient, MAX_REDIRECTS, bad_answer, in_time, redirect_target, refuse_compressed, too_many_redirects},
+    retry::{Observer, retry},
+    status::{Subject, header},
+    tree::TreeFile,
+    wire::{ContentRange, digits, parse_content_range, resolve_url, shown, unquote_etag},
+};
+use crate::{
+    digest::Digest,
+    error::{Error, Result},
+    name::{CommitId, FilePath, RepoId},
+};
+use bytes::Bytes;
+use reqwest::{
+    Method, Response,
+    header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap},
+};
+use std::{fmt, io, ops::Range, time::Duration};
+use url::Url;
+
+/// Where a file's bytes are, for a while: the address may be signed and expire.
+#[derive(Clone)]
+pub(crate) struct Location {
+    url: Url,
+    /// Whether every address on the way here may see the token.
+    with_token: bool,
+    /// Whether a redirect led here. Only then asking the Hub again can lead elsewhere.
+    redirected: bool,
+    size_bytes: u64,
+    repo: RepoId,
+    commit: CommitId,
+    path: FilePath,
+}
+
+/// Shows no query: it may hold a signature.
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({} {} at {}, with_token: {})", self.repo, self.path, shown(&self.url), self.with_token)
+    }
+}
+
+/// How a ranged request ended, if not with an error.
+pub(crate) enum RangeOutcome {
+    /// Bytes are coming.
+    Body(RangeBody),
+    /// The address does not serve the file any more: resolve the file again and ask there. The error is the one to give up
+    /// with if a fresh address does no better.
+    Expired(Error),
+}
+
+/// The bytes of an answer, as they arrive.
+pub(crate) struct RangeBody {
+    response: Response,
+    url: Url,
+    timeout: Duration,
+    range: Range<u64>,
+    /// Where in the file the next chunk begins.
+    at: u64,
+}
+
+impl HubClient {
+    /// Finds the bytes of `file`: asks the Hub, checks that it still speaks of the same commit, digest and size, and follows
+    /// redirects up to the first host that may not see the token. Tried again by the policy, so not to be wrapped in [`retry`].
+    ///
+    /// One HEAD for an LFS file, two for a git file; where HEAD is not allowed, GETs of one byte.
+    ///
+    /// # Errors
+    /// `FileNotFound`, `Gated`, `RepoNotFound` and so on from the Hub; `ContentChanged`; `BadAnswer` if no answer carries
+    /// `X-Repo-Commit`, which all Hubs send; those of the network.
+    pub(crate) async fn resolve(
+        &self,
+        repo: &RepoId,
+        commit: &CommitId,
+        file: &TreeFile,
+        observer: Observer<'_>,
+    ) -> Result<Location> {
+        self.need_network(|| format!("fetch {} of {repo}", file.path))?;
+        retry(&self.config().retry, observer, || self.resolve_once(repo, commit, file)).await
+    }
+
+    async fn resolve_once(&self, repo: &RepoId, commit: &CommitId, file: &TreeFile) -> Result<Location> {
+        let endpoint = &self.config().endpoint;
+        let first = resolve_url(endpoint, repo, commit, &file.path);
+        let mut promise = Promise { repo, commit, file, commit_seen: false };
+        let (mut method, mut url, mut redirected) = (Method::HEAD, first.clone(), false);
+        for _ in 0..=MAX_REDIRECTS {
+            // The first byte is enough, but an empty file has none.
+            let range = (method == Method::GET && file.size_bytes > 0).then_some(0..1);
+            let response = self.send(method.clone(), &url, true, range.as_ref(), self.config().metadata_timeout).await?;
+            let status = response.status().as_u16();
+            if method == Method::HEAD && matches!(status, 405 | 501) {
+                method = Method::GET;
+                continue;
+            }
+            let target = redirect_target(&url, &response)?;
+            if target.is_none() && !matches!(status, 200 | 206) {
+                let subject = Subject { repo: repo.clone(), revision: commit.as_str().parse()?, path: Some(file.path.clone()) };
+                return Err(self.refused(Answer { response, url, with_token: true }, &subject).await);
+            }
+            promise.check(&url, response.headers(), target.is_some())?;
+            let arrived = match target {
+                None => true,
+                Some(target) => {
+                    url = target;
+                    redirected = true;
+                    !may_see_token(endpoint, &url)
+                }
+            };
+            if arrived {
+                if !promise.commit_seen {
+                    return Err(bad_answer(&first, "it has no X-Repo-Commit header, so this is not a Hub"));
+                }
+                return Ok(Location {
+                    with_token: may_see_token(endpoint, &url),
+                    url,
+                    redirected,
+                    size_bytes: file.size_bytes,
+                    repo: repo.clone(),
+                    commit: commit.clone(),
+                    path: file.path.clone(),
+                });
+            }
+        }
+        Err(too_many_redirects(&url))
+    }
+
+    /// Asks for the bytes `range` of the file, which is not empty and lies in the file. Asks once: the caller decides, by
+    /// [`super::RetryPolicy`], whether an error is worth another try and from which byte.
+    ///
+    /// # Errors
+    /// `ContentChanged` if the file has another size now; `BadAnswer` for bytes not asked for; `HubStatus` and so on; those of
+    /// the network.
+    pub(crate) async fn get_range(&self, location: &Location, range: Range<u64>) -> Result<RangeOutcome> {
+        let Location { repo, path, size_bytes, .. } = location;
+        self.need_network(|| format!("fetch {path} of {repo}"))?;
+        if range.start >= range.end || range.end > *size_bytes {
+            let (path, size_bytes) = (path.to_string(), *size_bytes);
+            return Err(Error::InvalidRange { path, start: range.start, end: range.end, size_bytes });
+        }
+        let timeout = self.config().read_timeout;
+        let answer = self.get(location.url.clone(), location.with_token, Some(&range), timeout).await?;
+        let abroad = !may_see_token(&self.config().endpoint, &answer.url);
+        let headers = answer.response.headers();
+        let covered = match answer.status() {
+            206 => covered_by_part(&answer.url, headers, &range)
+                .and_then(|(covered, total)| location.same_size(total).map(|()| covered))?,
+            200 => {
+                if let Some(length) = header(headers, CONTENT_LENGTH.as_str()).and_then(|length| digits(&length)) {
+                    refuse_compressed(&answer.url, headers)?;
+                    location.same_size(length)?;
+                }
+                0..*size_bytes
+            }
+            416 => {
+                if let Some(ContentRange::Unsatisfied { total }) = content_range(headers) {
+                    location.same_size(total)?;
+                }
+                return Err(bad_answer(&answer.url, format!("it has no bytes {}..{} of {size_bytes}", range.start, range.end)));
+            }
+            401 | 403 | 404 | 410 if abroad || (location.redirected && !headers.contains_key("x-error-code")) => {
+                return Ok(RangeOutcome::Expired(self.refused_abroad(answer).await));
+            }
+            _ if abroad => return Err(self.refused_abroad(answer).await),
+            _ => {
+                let revision = location.commit.as_str().parse()?;
+                let subject = Subject { repo: repo.clone(), revision, path: Some(path.clone()) };
+                return Err(self.refused(answer, &subject).await);
+            }
+        };
+        refuse_compressed(&answer.url, headers)?;
+        Ok(RangeOutcome::Body(RangeBody {
+            response: answer.response,
+            url: answer.url,
+            timeout,
+            at: covered.start,
+            range: covered,
+        }))
+    }
+}
+
+impl Location {
+    /// Whether this is the very address `other` is.
+    pub(crate) fn is_same_address(&self, other: &Self) -> bool {
+        self.url == other.url
+    }
+
+    fn same_size(&self, found: u64) -> Result<()> {
+        if found == self.size_bytes {
+            return Ok(());
+        }
+        Err(Error::ContentChanged {
+            repo: self.repo.clone(),
+            path: self.path.clone(),
+            what: "size",
+            expected: self.size_bytes.to_string(),
+            found: found.to_string(),
+        })
+    }
+}
+
+impl RangeBody {
+    /// The bytes of the file this body is: the range asked for or a beginning of it, or, where the server ignores ranges, the
+    /// whole file.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// The next bytes; none once every byte of [`Self::range`] has come. Never gives more.
+    ///
+    /// # Errors
+    /// [`Error::Stalled`] after the read timeout; [`Error::Network`] if the body breaks off or ends too soon;
+    /// [`Error::BadAnswer`] if it goes on too long.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        match in_time(&self.url, self.timeout, "read from", self.response.chunk()).await? {
+            Some(chunk) if chunk.len() as u64 > self.range.end - self.at => {
+                Err(bad_answer(&self.url, format!("it sends more than bytes {}..{}", self.range.start, self.range.end)))
+            }
+            Some(chunk) => {
+                self.at += chunk.len() as u64;
+                Ok(Some(chunk))
+            }
+            None if self.at < self.range.end => {
+                let missing = format!("the answer ends {} bytes too soon", self.range.end - self.at);
+                let source = io::Error::new(io::ErrorKind::UnexpectedEof, missing).into();
+                Err(Error::Network { action: "read from", url: shown(&self.url), source })
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+/// What the listing said of a file, held against what the answers on the way to it say.
+struct Promise<'a> {
+    repo: &'a RepoId,
+    commit: &'a CommitId,
+    file: &'a TreeFile,
+    /// Whether some answer named the commit, the right one.
+    commit_seen: bool,
+}
+
+impl Promise<'_> {
+    /// Checks one answer. The headers of `X-Linked-*` speak of the file also in a redirect; `ETag` stands in for the one if it
+    /// has the shape of the digest expected; a length is the file's only at the end of the way.
+    fn check(&mut self, url: &Url, headers: &HeaderMap, redirects: bool) -> Result<()> {
+        if let Some(commit) = header(headers, "x-repo-commit") {
+            let commit: CommitId = commit.parse().map_err(|_| bad_answer(url, "its X-Repo-Commit is not a commit"))?;
+            self.same("commit", self.commit.as_str(), commit.as_str())?;
+            self.commit_seen = true;
+        }
+        let digest = self.file.digest;
+        if let Some(etag) = header(headers, "x-linked-etag") {
+            if let Some(found) = any_digest(unquote_etag(&etag)) {
+                self.same("digest", &digest.to_string(), &found.to_string())?;
+            }
+        } else if let Some(etag) = header(headers, ETAG.as_str())
+            && let Some(found) = any_digest(unquote_etag(&etag)).filter(|found| same_kind(found, &digest))
+        {
+            self.same("digest", &digest.to_string(), &found.to_string())?;
+        }
+        let size = match header(headers, "x-linked-size") {
+            Some(size) => Some(digits(size.trim()).ok_or_else(|| bad_answer(url, "its X-Linked-Size is not a size"))?),
+            None if redirects => None,
+            None => {
+                refuse_compressed(url, headers)?;
+                match content_range(headers) {
+                    Some(ContentRange::Bytes { total, .. }) => total,
+                    _ => header(headers, CONTENT_LENGTH.as_str()).and_then(|length| digits(length.trim())),
+                }
+            }
+        };
+        size.map_or(Ok(()), |size| self.same("size", &self.file.size_bytes.to_string(), &size.to_string()))
+    }
+
+    fn same(&self, what: &'static str, expected: &str, found: &str) -> Result<()> {
+        if expected == found {
+            return Ok(());
+        }
+        let (repo, path) = (self.repo.clone(), self.file.path.clone());
+        Err(Error::ContentChanged { repo, path, what, expected: expected.to_owned(), found: found.to_owned() })
+    }
+}
+
+/// An etag that has the shape of a digest.
+fn any_digest(etag: &str) -> Option<Digest> {
+    Digest::sha256_from_hex(etag).or_else(|| Digest::git_sha1_from_hex(etag))
+}
+
+fn same_kind(one: &Digest, other: &Digest) -> bool {
+    std::mem::discriminant(one) == std::mem::discriminant(other)
+}
+
+fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
+    header(headers, CONTENT_RANGE.as_str()).and_then(|header| parse_content_range(&header))
+}
+
+/// The bytes a 206 brings, and the file's size by its own account: from the first byte asked for, perhaps not to the last.
+fn covered_by_part(url: &Url, headers: &HeaderMap, asked: &Range<u64>) -> Result<(Range<u64>, u64)> {
+    let Some(ContentRange::Bytes { range, total: Some(total) }) = content_range(headers) else {
+        return Err(bad_answer(url, "it is a part without a Content-Range that says which and of how many bytes"));
+    };
+    if range.start != asked.start || range.end > asked.end {
+        let reason = format!("bytes {}..{} were asked for, {}..{} are sent", asked.start, asked.end, range.start, range.end);
+        return Err(bad_answer(url, reason));
+    }
+    match header(headers, CONTENT_LENGTH.as_str()).and_then(|length| digits(length.trim())) {
+        Some(length) if length != range.end - range.start => Err(bad_answer(
+            url,
+            format!("its Content-Length {length} contradicts its Content-Range {}..{}", range.start, range.end),
+        )),
+        _ => Ok((range, total)),
+    }
+}

@@ -1,0 +1,568 @@
+//! How content comes in: [`Store::acquire`] finds or begins a blob, [`Fill`] writes into it, and a seal makes it visible.
+
+use super::{ANY_FILL_LEASE, Store, link, writing};
+use crate::{
+    digest::{Digest, Hasher},
+    error::{Attempted, Error, Result},
+    key::{self, PinnedRepo},
+    name::FilePath,
+    record::*,
+};
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use storage::{DataFile, Extent, ExtentSpec, Lease};
+
+/// How much is read at once where a file is hashed or checked.
+const READ_BYTES: usize = 1 << 20;
+
+/// A file somebody wants in the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) repo: PinnedRepo,
+    pub(crate) path: FilePath,
+    pub(crate) size_bytes: u64,
+    pub(crate) digest: Digest,
+}
+
+impl Wanted {
+    fn metadata(&self, blob_id: u64) -> FileMetadata {
+        FileMetadata {
+            size_bytes: self.size_bytes,
+            digest: self.digest.to_string(),
+            content_type: content_type(self.path.as_str()).to_owned(),
+            blob_id,
+            created_unix_ms: now_unix_ms(),
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{} {}", self.repo.repo, self.path)
+    }
+}
+
+/// What [`Store::acquire`] found.
+pub(crate) enum Acquired {
+    /// The content was here; the name now leads to it.
+    Here,
+    /// Another fill of it is under way, or its last reader's freeing; `landed_bytes` of it so far.
+    Busy { landed_bytes: u64 },
+    /// The caller fills it.
+    Fill(Arc<Fill>),
+}
+
+impl Store {
+    /// The id of blob rows to come; never given twice.
+    fn next_blob_id(&self, txn: &storage::WriteTxn<'_>) -> Result<u64> {
+        let stored = txn.get_bytes(&STORE, "next_blob_id").attempted(writing)?;
+        let id = match stored {
+            None => 1,
+            Some(bytes) => <[u8; 8]>::try_from(bytes.as_slice()).map(u64::from_le_bytes).map_err(|_| Error::Damaged {
+                what: "the store's counter of blobs".to_owned(),
+                reason: format!("it has {} bytes, not 8", bytes.len()),
+            })?,
+        };
+        txn.put_bytes(&STORE, "next_blob_id", &(id + 1).to_le_bytes()).attempted(writing)?;
+        Ok(id)
+    }
+
+    /// Finds `wanted` in the store and names it, or begins or resumes its fill. Never waits for another filler.
+    ///
+    /// Resuming reads what had landed and believes only blocks whose CRC32C holds: cost, one read of it from disk.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] before anything was fetched.
+    pub(crate) fn acquire(self: &Arc<Self>, wanted: &Wanted) -> Result<Acquired> {
+        debug_assert!(wanted.size_bytes > INLINE_BYTES, "small files are sealed in one transaction");
+        let blob_key = key::blob(&wanted.digest);
+        let meta_key = key::meta(&wanted.repo, &wanted.path);
+        loop {
+            let txn = self.begin_write()?;
+            let id = match txn.get(&BLOBS, &blob_key).attempted(writing)? {
+                Some(blob) if blob.size_bytes != wanted.size_bytes => {
+                    return Err(Error::BadAnswer {
+                        url: wanted.name(),
+                        reason: format!(
+                            "{} is listed with {} bytes, and is here with {}",
+                            wanted.digest, wanted.size_bytes, blob.size_bytes
+                        ),
+                    });
+                }
+                Some(mut blob) if matches!(blob.state, BlobState::Sealed | BlobState::Doomed) => {
+                    self.replace_name(&txn, &meta_key, &blob_key)?;
+                    if blob.state == BlobState::Doomed {
+                        blob.state = BlobState::Sealed;
+                        txn.delete(&STORE, &key::doomed(blob.id)).attempted(writing)?;
+                    }
+                    let id = blob.id;
+                    link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))?;
+                    txn.commit().attempted(writing)?;
+                    return Ok(Acquired::Here);
+                }
+                Some(blob) if blob.state == BlobState::Freeing => {
+                    drop(txn);
+                    // Finish it, unless whoever began is still at it; then begin anew.
+                    match self.free_blob(&blob_key, blob.id)? {
+                        super::free::Freed::Busy => return Ok(Acquired::Busy { landed_bytes: 0 }),
+                        _ => continue,
+                    }
+                }
+                Some(blob) => blob.id,
+                None => {
+                    let id = self.next_blob_id(&txn)?;
+                    let blob = new_blob(id, key::home(&wanted.repo, &wanted.path), wanted.size_bytes);
+                    txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
+                    txn.commit().attempted(writing)?;
+                    id
+                }
+            };
+            let Some(lease) = self.leases.try_exclusive(id).attempted(|| format!("could not lease blob {id}"))? else {
+                return Ok(Acquired::Busy { landed_bytes: self.landed_bytes(&blob_key)? });
+            };
+            // Between the row and the lease anything may have happened: look again, under the lease.
+            match self.blob(&blob_key)? {
+                Some(blob) if blob.id == id && blob.state == BlobState::Filling => {
+                    return match self.prepare_fill(blob_key.clone(), blob, lease) {
+                        Ok(fill) => Ok(Acquired::Fill(Arc::new(fill))),
+                        Err(error) => Err(self.say_no_space(error, &wanted.name(), wanted.size_bytes)),
+                    };
+                }
+                _ => continue,
+            }
+        }
+    }
+
+    /// Begins a fill whose digest will be known only at its end.
+    pub(crate) fn begin_import(self: &Arc<Self>, repo: &PinnedRepo, path: &FilePath, size_bytes: u64) -> Result<Arc<Fill>> {
+        let txn = self.begin_write()?;
+        let id = self.next_blob_id(&txn)?;
+        let blob_key = key::import(id);
+        let blob = new_blob(id, key::home(repo, path), size_bytes);
+        txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
+        txn.commit().attempted(writing)?;
+        let lease = self.leases.try_exclusive(id).attempted(|| format!("could not lease blob {id}"))?;
+        let lease = lease.ok_or_else(|| Error::Damaged {
+            what: format!("blob {id}"),
+            reason: "it is new, and somebody holds a lease on it".to_owned(),
+        })?;
+        let fill = self.prepare_fill(blob_key, blob, lease);
+        fill.map(Arc::new).map_err(|error| self.say_no_space(error, &format!("{} {path}", repo.repo), size_bytes))
+    }
+
+    /// Bytes of a fill that have landed, as its journals say; for showing, not for trusting.
+    pub(crate) fn landed_bytes(&self, blob_key: &str) -> Result<u64> {
+        let Some(blob) = self.blob(blob_key)? else { return Ok(0) };
+        if blob.state != BlobState::Filling {
+            return Ok(if blob.state == BlobState::Sealed { blob.size_bytes } else { 0 });
+        }
+        let reading = || format!("could not read how much of {blob_key} has landed");
+        let mut landed = 0;
+        for index in 0..chunks(blob.size_bytes) {
+            let Some(extent) = self.extents.locate(&key::chunk(&blob.home, index)).attempted(reading)? else { break };
+            let reader = self.extents.reader();
+            let Some(header) = reader.read_header(&extent).attempted(reading)? else { break };
+            if header.owner != blob.id {
+                break;
+            }
+            let journal = reader.read_journal(&extent, &header).attempted(reading)?;
+            for (block, _) in journal.iter().enumerate().filter(|(_, entry)| entry.is_some()) {
+                let range = block_range(blob.size_bytes, u64::from(index) * BLOCKS_PER_CHUNK + block as u64);
+                landed += range.end - range.start;
+            }
+        }
+        Ok(landed)
+    }
+
+    /// Seals a small file: its bytes, row and name in one transaction.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`], with nothing written.
+    pub(crate) fn seal_inline(&self, wanted: &Wanted, bytes: &[u8]) -> Result<()> {
+        check_digest(wanted, bytes)?;
+        let txn = self.begin_write()?;
+        let blob_key = key::blob(&wanted.digest);
+        let meta_key = key::meta(&wanted.repo, &wanted.path);
+        let mut blob = match txn.get(&BLOBS, &blob_key).attempted(writing)? {
+            Some(blob) => blob,
+            None => {
+                let id = self.next_blob_id(&txn)?;
+                let mut blob = new_blob(id, key::home(&wanted.repo, &wanted.path), wanted.size_bytes);
+                if !txn.insert_bytes(&INLINE, &key::chunk(&blob.home, 0), bytes).attempted(writing)? {
+                    // The name's former content is still used by another name.
+                    blob.home = key::apart(&blob.home, id);
+                    if !txn.insert_bytes(&INLINE, &key::chunk(&blob.home, 0), bytes).attempted(writing)? {
+                        return Err(Error::Damaged { what: format!("blob {id}"), reason: "its chunk's key is taken".to_owned() });
+                    }
+                }
+                blob.state = BlobState::Sealed;
+                blob.block_crcs = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
+                blob
+            }
+        };
+        self.replace_name(&txn, &meta_key, &blob_key)?;
+        let id = blob.id;
+        link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))?;
+        txn.commit().attempted(writing)?;
+        self.free_doomed()
+    }
+
+    /// Links `wanted` to content that is here, if it is; false if not.
+    pub(crate) fn link_if_here(&self, wanted: &Wanted) -> Result<bool> {
+        let blob_key = key::blob(&wanted.digest);
+        let sealed = |blob: &BlobRecord| blob.state == BlobState::Sealed && blob.size_bytes == wanted.size_bytes;
+        if !self.blob(&blob_key)?.as_ref().is_some_and(sealed) {
+            return Ok(false);
+        }
+        let txn = self.begin_write()?;
+        let Some(mut blob) = txn.get(&BLOBS, &blob_key).attempted(writing)?.filter(sealed) else { return Ok(false) };
+        let meta_key = key::meta(&wanted.repo, &wanted.path);
+        if blob.names.contains(&meta_key) && txn.get(&METADATA, &meta_key).attempted(writing)?.is_some() {
+            return Ok(true);
+        }
+        self.replace_name(&txn, &meta_key, &blob_key)?;
+        let id = blob.id;
+        link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))?;
+        txn.commit().attempted(writing)?;
+        self.free_doomed()?;
+        Ok(true)
+    }
+
+    /// Takes `meta_key` away from the content it leads to now, if that is another than `blob_key`'s.
+    fn replace_name(&self, txn: &storage::WriteTxn<'_>, meta_key: &str, blob_key: &str) -> Result<()> {
+        if let Some(old) = txn.get(&METADATA, meta_key).attempted(writing)?
+            && format!("blob:{}", old.digest) != blob_key
+        {
+            self.unlink(txn, meta_key)?;
+        }
+        Ok(())
+    }
+
+    /// Adopts the extents of a fill that was begun, or reserves them.
+    fn prepare_fill(self: &Arc<Self>, blob_key: String, mut blob: BlobRecord, lease: Lease) -> Result<Fill> {
+        let preparing = || format!("could not reserve space for {blob_key}");
+        // Opened before the first write: a write-back error is told to no description opened later.
+        let writer = self.extents.open_writer().attempted(preparing)?;
+        let extents = match self.reserve(&blob_key, &mut blob, &writer) {
+            Ok(extents) => extents,
+            Err(error) => {
+                // Nothing was reserved, so nothing would be lost with the row; a later pull begins anew.
+                if let Err(error) = self.forget_unreserved(&blob_key, &blob) {
+                    tracing::warn!(%error, "the row of a blob that got no space was not removed");
+                }
+                return Err(error);
+            }
+        };
+        let any_fill = self.leases.try_shared(ANY_FILL_LEASE).attempted(preparing)?;
+        let landed = vec![None; blocks(blob.size_bytes) as usize];
+        let fill = Fill {
+            store: Arc::clone(self),
+            blob_key,
+            blob,
+            writer,
+            extents,
+            landed: Mutex::new(landed),
+            cancelled: AtomicBool::new(false),
+            _any_fill: any_fill,
+            _lease: lease,
+        };
+        Ok(fill)
+    }
+
+    fn reserve(&self, blob_key: &str, blob: &mut BlobRecord, writer: &DataFile) -> Result<Vec<Extent>> {
+        let reserving = || format!("could not reserve space for {blob_key}");
+        let count = chunks(blob.size_bytes);
+        let txn = self.extents.begin_reserve().attempted(reserving)?;
+        let mut found = Vec::new();
+        let mut own = Vec::new();
+        let mut taken = false;
+        // One beyond the last: a chunk there would be of another size of file.
+        for index in 0..=count {
+            let chunk_key = key::chunk(&blob.home, index);
+            let Some(extent) = txn.locate(&chunk_key).attempted(reserving)? else { continue };
+            match writer.read_header(&extent).attempted(reserving)? {
+                Some(header) if header.owner == blob.id => {
+                    let expected = index < count
+                        && header.index == index
+                        && header.data_bytes == chunk_bytes(blob.size_bytes, index)
+                        && header.data_bytes == extent.data_bytes
+                        && u64::from(header.block_bytes) == BLOCK_BYTES;
+                    if expected {
+                        found.push(extent);
+                    }
+                    own.push(chunk_key);
+                }
+                _ => taken = true,
+            }
+        }
+        if found.len() == count as usize && own.len() == found.len() && !taken {
+            return Ok(found);
+        }
+        for chunk_key in own {
+            txn.delete(&chunk_key).attempted(reserving)?;
+        }
+        if taken {
+            // Chunks of another blob live under this name: a re-import of a changed file, or one still read. Never overwritten.
+            blob.home = key::apart(&blob.home, blob.id);
+            let records = self.begin_write()?;
+            records.put(&BLOBS, blob_key, blob).attempted(writing)?;
+            records.commit().attempted(writing)?;
+        }
+        let specs: Vec<_> = (0..count)
+            .map(|index| ExtentSpec { key: key::chunk(&blob.home, index), data_bytes: chunk_bytes(blob.size_bytes, index) })
+            .collect();
+        let extents = txn.reserve(writer, blob.id, BLOCK_BYTES as u32, &specs).attempted(reserving)?;
+        txn.commit().attempted(reserving)?;
+        Ok(extents)
+    }
+
+    /// Removes the row of a fill that has no chunks. The caller holds its exclusive lease.
+    fn forget_unreserved(&self, blob_key: &str, blob: &BlobRecord) -> Result<()> {
+        if self.extents.locate(&key::chunk(&blob.home, 0)).attempted(writing)?.is_some() {
+            return Ok(());
+        }
+        let txn = self.begin_write()?;
+        if txn.get(&BLOBS, blob_key).attempted(writing)?.is_some_and(|row| row.id == blob.id && row.state == BlobState::Filling) {
+            txn.delete(&BLOBS, blob_key).attempted(writing)?;
+            txn.commit().attempted(writing)?;
+        }
+        Ok(())
+    }
+
+    fn say_no_space(&self, error: Error, what: &str, needed_bytes: u64) -> Error {
+        match error {
+            Error::Storage { source, .. } if source.is_no_space() => {
+                let free_bytes = storage::free_bytes(&self.folder).unwrap_or(0);
+                Error::NoSpace { what: what.to_owned(), needed_bytes, free_bytes }
+            }
+            other => other,
+        }
+    }
+}
+
+fn new_blob(id: u64, home: String, size_bytes: u64) -> BlobRecord {
+    BlobRecord {
+        id,
+        home,
+        size_bytes,
+        state: BlobState::Filling,
+        names: Vec::new(),
+        pages: Vec::new(),
+        block_crcs: Vec::new(),
+        created_unix_ms: now_unix_ms(),
+    }
+}
+
+fn check_digest(wanted: &Wanted, bytes: &[u8]) -> Result<()> {
+    let mut hasher = wanted.digest.hasher(bytes.len() as u64);
+    hasher.update(bytes);
+    mismatch(wanted.name(), wanted.digest, hasher.finish(), bytes.len() as u64)
+}
+
+fn mismatch(name: String, expected: Digest, found: Digest, size_bytes: u64) -> Result<()> {
+    if expected == found { Ok(()) } else { Err(Error::DigestMismatch { name, expected, found, size_bytes }) }
+}
+
+/// A blob being filled: its extents, a description of the data file of its own, and the exclusive lease.
+///
+/// Every write in flight holds an `Arc` of it, so the lease outlives the last of them also when the download's future is
+/// dropped: a write into freed pages would destroy the environment.
+pub(crate) struct Fill {
+    store: Arc<Store>,
+    blob_key: String,
+    blob: BlobRecord,
+    writer: DataFile,
+    extents: Vec<Extent>,
+    /// CRC32C of each block that has landed.
+    landed: Mutex<Vec<Option<u32>>>,
+    cancelled: AtomicBool,
+    _any_fill: Option<Lease>,
+    /// Given back last.
+    _lease: Lease,
+}
+
+impl Fill {
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.blob.size_bytes
+    }
+
+    /// Which blocks have landed.
+    pub(crate) fn landed(&self) -> Vec<bool> {
+        self.lock().iter().map(Option::is_some).collect()
+    }
+
+    /// Bytes that have landed.
+    pub(crate) fn landed_bytes(&self) -> u64 {
+        let bytes = |(block, landed): (usize, &Option<u32>)| {
+            let range = block_range(self.size_bytes(), block as u64);
+            landed.map_or(0, |_| range.end - range.start)
+        };
+        self.lock().iter().enumerate().map(bytes).sum()
+    }
+
+    /// Makes long reads of this fill end early with [`Error::Cancelled`].
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads every block the journals say has landed, and believes those whose CRC32C holds.
+    ///
+    /// From the disk, not from the page cache: after a write-back error the cache may show what the disk has lost.
+    pub(crate) fn verify_landed(&self) -> Result<()> {
+        let reading = || format!("could not check what has landed of {}", self.blob_key);
+        let mut buffer = vec![0; READ_BYTES];
+        for (index, extent) in self.extents.iter().enumerate() {
+            let Some(header) = self.writer.read_header(extent).attempted(reading)? else { continue };
+            let journal = self.writer.read_journal(extent, &header).attempted(reading)?;
+            if journal.iter().any(Option::is_some) {
+                self.writer.forget(extent).attempted(reading)?;
+            }
+            for (block, crc) in journal.into_iter().enumerate() {
+                let block = index as u64 * BLOCKS_PER_CHUNK + block as u64;
+                if let Some(crc) = crc
+                    && self.crc_of(block_range(self.size_bytes(), block), &mut buffer)? == crc
+                {
+                    self.lock()[block as usize] = Some(crc);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` at `offset` of the file, in place. They lie in one chunk.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (extent, within) = self.place(offset)?;
+        self.writer
+            .write_at(extent, within, bytes)
+            .attempted(|| format!("could not write {} bytes at {offset} of {}", bytes.len(), self.blob_key))
+    }
+
+    /// Journals that `block` has landed with this CRC32C.
+    pub(crate) fn land(&self, block: u64, crc: u32) -> Result<()> {
+        let (extent, _) = self.place(block * BLOCK_BYTES)?;
+        self.writer
+            .journal(extent, (block % BLOCKS_PER_CHUNK) as usize, crc)
+            .attempted(|| format!("could not journal block {block} of {}", self.blob_key))?;
+        self.lock()[block as usize] = Some(crc);
+        Ok(())
+    }
+
+    /// Reads `range` of the file into `hasher`, from where it was written to.
+    pub(crate) fn hash(&self, hasher: &mut Hasher, range: Range<u64>) -> Result<()> {
+        let mut buffer = vec![0; READ_BYTES];
+        self.read(range, &mut buffer, |bytes| hasher.update(bytes))
+    }
+
+    /// Compares the digest of the bytes read back with the one promised. On a difference the content is dropped.
+    pub(crate) fn check(&self, name: &str, expected: Digest, found: Digest) -> Result<()> {
+        let result = mismatch(name.to_owned(), expected, found, self.size_bytes());
+        if result.is_err() {
+            self.discard()?;
+        }
+        result
+    }
+
+    /// Makes the content durable, then visible under `wanted`'s name: the one commit point.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if any write of this fill may have been lost; nothing is sealed then, and the next pull checks what
+    /// the disk has.
+    pub(crate) fn seal(&self, wanted: &Wanted) -> Result<()> {
+        let sealing = || format!("could not make {} durable", wanted.name());
+        if let Err(error) = self.writer.sync() {
+            for extent in &self.extents {
+                let _ = self.writer.forget(extent);
+            }
+            return Err(error).attempted(sealing);
+        }
+        self.store.extents.sync().attempted(sealing)?;
+        let block_crcs = self
+            .lock()
+            .iter()
+            .copied()
+            .collect::<Option<Vec<u32>>>()
+            .ok_or_else(|| Error::Damaged { what: wanted.name(), reason: "a block is missing at its seal".to_owned() })?;
+        let blob_key = key::blob(&wanted.digest);
+        let meta_key = key::meta(&wanted.repo, &wanted.path);
+        let txn = self.store.begin_write()?;
+        let row = txn.get(&BLOBS, &self.blob_key).attempted(writing)?;
+        if !row.is_some_and(|row| row.id == self.blob.id && row.state == BlobState::Filling) {
+            return Err(Error::Damaged { what: wanted.name(), reason: "its row changed under its lease".to_owned() });
+        }
+        self.store.replace_name(&txn, &meta_key, &blob_key)?;
+        if blob_key != self.blob_key {
+            // An import: only now has it a digest.
+            if let Some(mut twin) = txn.get(&BLOBS, &blob_key).attempted(writing)?
+                && matches!(twin.state, BlobState::Sealed | BlobState::Doomed)
+            {
+                // The same content is here already. Ours is freed by the caller.
+                twin.state = BlobState::Sealed;
+                txn.delete(&STORE, &key::doomed(twin.id)).attempted(writing)?;
+                let id = twin.id;
+                link(&txn, &mut twin, &blob_key, meta_key, &wanted.metadata(id))?;
+                txn.commit().attempted(writing)?;
+                self.discard()?;
+                return self.store.free_doomed();
+            }
+            if txn.get(&BLOBS, &blob_key).attempted(writing)?.is_some() {
+                drop(txn);
+                self.discard()?;
+                return Err(Error::Damaged {
+                    what: wanted.name(),
+                    reason: "the same content is being pulled or freed just now; import it again".to_owned(),
+                });
+            }
+            txn.delete(&BLOBS, &self.blob_key).attempted(writing)?;
+        }
+        let mut blob = self.blob.clone();
+        blob.state = BlobState::Sealed;
+        blob.pages = self.extents.iter().map(|extent| extent.page).collect();
+        blob.block_crcs = block_crcs;
+        link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(self.blob.id))?;
+        txn.commit().attempted(writing)?;
+        self.store.free_doomed()
+    }
+
+    /// Drops the content: its space returns, its row goes.
+    pub(crate) fn discard(&self) -> Result<()> {
+        self.store.free_leased(&self.blob_key, self.blob.id)
+    }
+
+    fn crc_of(&self, range: Range<u64>, buffer: &mut [u8]) -> Result<u32> {
+        let mut crc = 0;
+        self.read(range, buffer, |bytes| crc = crc32c::crc32c_append(crc, bytes))?;
+        Ok(crc)
+    }
+
+    fn read(&self, range: Range<u64>, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
+            let (extent, within) = self.place(at)?;
+            let bytes = (range.end - at).min(buffer.len() as u64).min(extent.data_bytes - within) as usize;
+            let part = &mut buffer[..bytes];
+            self.writer.read_at(extent, within, part).attempted(|| format!("could not read {} back", self.blob_key))?;
+            each(part);
+            at += bytes as u64;
+        }
+        Ok(())
+    }
+
+    fn place(&self, offset: u64) -> Result<(&Extent, u64)> {
+        let extent = self.extents.get((offset / CHUNK_BYTES) as usize).ok_or_else(|| Error::Damaged {
+            what: self.blob_key.clone(),
+            reason: format!("offset {offset} lies beyond its {} bytes", self.size_bytes()),
+        })?;
+        Ok((extent, offset % CHUNK_BYTES))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<u32>>> {
+        // Each entry is set in one store, so the list is whole even if a holder panicked.
+        self.landed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

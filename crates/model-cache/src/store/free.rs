@@ -1,0 +1,361 @@
+//! How content goes: names are removed at once, space when the last reader lets go.
+//!
+//! The steps, each leaving only work for the next open if a crash follows it (design.md, idea D): (1) a durable transaction
+//! removes the names and marks the blob Doomed; (2) under its exclusive lease it becomes Freeing; (3) holes are punched over its
+//! data while the pages are still its own; (4) its chunk keys are deleted; (5) its row is.
+
+use super::{ANY_FILL_LEASE, Store, writing};
+use crate::{
+    error::{Attempted, Error, Result},
+    key::{self, PinnedRepo},
+    name::{FilePath, RepoSpec},
+    record::*,
+};
+use std::collections::HashSet;
+use storage::{Extent, WriteTxn};
+
+/// What a removal did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Removed {
+    /// Names that are gone.
+    pub files: u64,
+    /// Bytes those names had.
+    pub bytes: u64,
+    /// Bytes of content given back to the disk.
+    pub freed_bytes: u64,
+    /// Bytes of content no name leads to that somebody still reads or fills; they return when that ends.
+    pub busy_bytes: u64,
+    /// Processes that read or fill it, as far as this one may look.
+    pub busy_processes: Vec<u32>,
+    /// Bytes of the removed names whose content another name used at that moment (two names of one content removed together
+    /// count once here, once as freed).
+    pub shared_bytes: u64,
+}
+
+impl Removed {
+    fn add(&mut self, freed: Freed, size_bytes: u64) {
+        match freed {
+            Freed::Freed => self.freed_bytes += size_bytes,
+            Freed::Busy => self.busy_bytes += size_bytes,
+            Freed::Gone => {}
+        }
+    }
+}
+
+/// Which names of a repo to remove.
+pub(crate) enum Selection<'a> {
+    All,
+    Paths(&'a dyn Fn(&PinnedRepo, &FilePath) -> bool),
+}
+
+/// What became of one blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freed {
+    Freed,
+    /// Somebody holds a lease on it.
+    Busy,
+    /// It was not there to be freed, or is in use again.
+    Gone,
+}
+
+impl Store {
+    /// Removes names, then frees what no name leads to any more.
+    ///
+    /// With [`Selection::All`] the repo's listings, refs and unfinished fills go too.
+    pub(crate) fn remove(&self, spec: &RepoSpec, selection: &Selection<'_>) -> Result<Removed> {
+        // On a full disk this is what makes room.
+        let _room = self.ballast.give_up_if_needed().attempted(writing)?;
+        let repos = self.all_repos(spec)?;
+        let mut removed = Removed::default();
+        let mut doomed = Vec::new();
+        let txn = self.begin_write()?;
+        for repo in &repos {
+            for (meta_key, path, metadata) in names_in(&txn, repo)? {
+                if let Selection::Paths(wanted) = selection
+                    && !wanted(repo, &path)
+                {
+                    continue;
+                }
+                removed.files += 1;
+                removed.bytes += metadata.size_bytes;
+                match self.unlink(&txn, &meta_key)? {
+                    Unlinked::Doomed(blob_key, id) => doomed.push((blob_key, id, metadata.size_bytes)),
+                    Unlinked::Freed => removed.freed_bytes += metadata.size_bytes,
+                    Unlinked::Shared => removed.shared_bytes += metadata.size_bytes,
+                }
+            }
+            if matches!(selection, Selection::All) {
+                txn.delete(&MANIFESTS, &key::manifest(repo)).attempted(writing)?;
+            }
+        }
+        if matches!(selection, Selection::All) {
+            delete_refs(&txn, spec, &repos)?;
+        }
+        txn.commit().attempted(writing)?;
+        for (blob_key, id, size_bytes) in doomed {
+            let freed = self.free_blob(&blob_key, id)?;
+            if freed == Freed::Busy {
+                removed.busy_processes.extend(self.leases.holders(id));
+            }
+            removed.add(freed, size_bytes);
+        }
+        if matches!(selection, Selection::All) {
+            self.remove_fills(&repos, &|_, _| true, &mut removed)?;
+        }
+        removed.busy_processes.sort_unstable();
+        removed.busy_processes.dedup();
+        self.settle()?;
+        Ok(removed)
+    }
+
+    /// Frees the unfinished fills of the files `wanted` of `repos`.
+    pub(crate) fn remove_fills(
+        &self,
+        repos: &[PinnedRepo],
+        wanted: &dyn Fn(&PinnedRepo, &FilePath) -> bool,
+        removed: &mut Removed,
+    ) -> Result<()> {
+        let chosen = |blob: &BlobRecord| {
+            let home = key::parse_home(&blob.home);
+            home.is_some_and(|(repo, path)| repos.contains(&repo) && wanted(&repo, &path))
+        };
+        self.free_fills(chosen, removed)?;
+        self.settle()
+    }
+
+    /// Frees what nothing uses: blobs without names, fills nobody continues, and extents no row knows.
+    pub(crate) fn collect_garbage(&self) -> Result<Removed> {
+        let _room = self.ballast.give_up_if_needed().attempted(writing)?;
+        let mut removed = Removed::default();
+        for (blob_key, id) in self.doomed()? {
+            let size_bytes = self.blob(&blob_key)?.map_or(0, |blob| blob.size_bytes);
+            let freed = self.free_blob(&blob_key, id)?;
+            removed.add(freed, size_bytes);
+        }
+        self.free_fills(|_| true, &mut removed)?;
+        removed.freed_bytes += self.free_orphans()?;
+        self.settle()?;
+        Ok(removed)
+    }
+
+    /// Finishes every free that was begun and can be finished now.
+    pub(crate) fn free_doomed(&self) -> Result<()> {
+        let doomed = self.doomed()?;
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let _room = self.ballast.give_up_if_needed().attempted(writing)?;
+        for (blob_key, id) in doomed {
+            self.free_blob(&blob_key, id)?;
+        }
+        self.settle()
+    }
+
+    /// Frees the blob if no name leads to it: what a reader does when it lets go. Cost where there is nothing to free: one read.
+    pub(crate) fn free_if_doomed(&self, blob_key: &str, id: u64) -> Result<()> {
+        let waits = |blob: &BlobRecord| blob.id == id && matches!(blob.state, BlobState::Doomed | BlobState::Freeing);
+        if self.blob(blob_key)?.as_ref().is_some_and(waits) {
+            self.free_blob(blob_key, id)?;
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Takes one name away from its content.
+    pub(super) fn unlink(&self, txn: &WriteTxn<'_>, meta_key: &str) -> Result<Unlinked> {
+        let metadata = txn.get(&METADATA, meta_key).attempted(writing)?;
+        txn.delete(&METADATA, meta_key).attempted(writing)?;
+        let Some(metadata) = metadata else { return Ok(Unlinked::Shared) };
+        let blob_key = format!("blob:{}", metadata.digest);
+        let Some(mut blob) = txn.get(&BLOBS, &blob_key).attempted(writing)? else { return Ok(Unlinked::Shared) };
+        blob.names.retain(|name| name != meta_key);
+        if !blob.names.is_empty() {
+            txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
+            return Ok(Unlinked::Shared);
+        }
+        if blob.is_inline() {
+            // Readers of small files have a copy: it can go at once.
+            txn.delete(&INLINE, &key::chunk(&blob.home, 0)).attempted(writing)?;
+            txn.delete(&BLOBS, &blob_key).attempted(writing)?;
+            txn.delete(&ACCESS, &key::access(blob.id)).attempted(writing)?;
+            return Ok(Unlinked::Freed);
+        }
+        blob.state = BlobState::Doomed;
+        txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
+        txn.put_bytes(&STORE, &key::doomed(blob.id), blob_key.as_bytes()).attempted(writing)?;
+        Ok(Unlinked::Doomed(blob_key, blob.id))
+    }
+
+    /// Frees a blob no name leads to, unless somebody holds a lease on it.
+    pub(super) fn free_blob(&self, blob_key: &str, id: u64) -> Result<Freed> {
+        let freeing = || format!("could not free {blob_key}");
+        let Some(_lease) = self.leases.try_exclusive(id).attempted(freeing)? else { return Ok(Freed::Busy) };
+        let wait = |blob: &BlobRecord| blob.id == id && matches!(blob.state, BlobState::Doomed | BlobState::Freeing);
+        if !self.blob(blob_key)?.as_ref().is_some_and(wait) {
+            return Ok(Freed::Gone);
+        }
+        self.free_leased(blob_key, id)?;
+        Ok(Freed::Freed)
+    }
+
+    /// Frees a blob that is Filling, Doomed or Freeing. The caller holds its exclusive lease.
+    pub(super) fn free_leased(&self, blob_key: &str, id: u64) -> Result<()> {
+        let freeing = || format!("could not free {blob_key}");
+        let txn = self.begin_write()?;
+        let Some(mut blob) = txn.get(&BLOBS, blob_key).attempted(writing)?.filter(|blob| blob.id == id) else { return Ok(()) };
+        match blob.state {
+            // A pull wanted it again before the lease was ours.
+            BlobState::Sealed => return Ok(()),
+            BlobState::Freeing => drop(txn),
+            BlobState::Filling | BlobState::Doomed => {
+                blob.state = BlobState::Freeing;
+                txn.put(&BLOBS, blob_key, &blob).attempted(writing)?;
+                txn.put_bytes(&STORE, &key::doomed(id), blob_key.as_bytes()).attempted(writing)?;
+                txn.commit().attempted(writing)?;
+            }
+        }
+        let writer = self.extents.open_writer().attempted(freeing)?;
+        let owned = |extent: &Extent| -> Result<bool> {
+            Ok(writer.read_header(extent).attempted(freeing)?.is_some_and(|header| header.owner == id))
+        };
+        for index in 0..chunks(blob.size_bytes) {
+            if let Some(extent) = self.extents.locate(&key::chunk(&blob.home, index)).attempted(freeing)?
+                && owned(&extent)?
+            {
+                writer.punch(&extent).attempted(freeing)?;
+            }
+        }
+        let txn = self.extents.begin_free().attempted(freeing)?;
+        for index in 0..chunks(blob.size_bytes) {
+            let chunk_key = key::chunk(&blob.home, index);
+            if let Some(extent) = txn.locate(&chunk_key).attempted(freeing)?
+                && owned(&extent)?
+            {
+                txn.delete(&chunk_key).attempted(freeing)?;
+            }
+        }
+        txn.commit().attempted(freeing)?;
+        let txn = self.begin_write()?;
+        txn.delete(&BLOBS, blob_key).attempted(writing)?;
+        txn.delete(&STORE, &key::doomed(id)).attempted(writing)?;
+        txn.delete(&ACCESS, &key::access(id)).attempted(writing)?;
+        txn.commit().attempted(writing)
+    }
+
+    /// Frees the fills `chosen` that nobody is at.
+    fn free_fills(&self, chosen: impl Fn(&BlobRecord) -> bool, removed: &mut Removed) -> Result<()> {
+        for (blob_key, blob) in self.all_blobs()? {
+            if blob.state != BlobState::Filling || !chosen(&blob) {
+                continue;
+            }
+            let landed_bytes = self.landed_bytes(&blob_key)?;
+            match self.leases.try_exclusive(blob.id).attempted(|| format!("could not free {blob_key}"))? {
+                // Under the lease it may turn out to be sealed, or gone: `free_leased` looks again.
+                Some(_lease) => {
+                    self.free_leased(&blob_key, blob.id)?;
+                    removed.freed_bytes += landed_bytes;
+                }
+                None => {
+                    removed.busy_bytes += landed_bytes;
+                    removed.busy_processes.extend(self.leases.holders(blob.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees extents no blob's row knows: what a power loss or a restored backup can leave.
+    fn free_orphans(&self) -> Result<u64> {
+        let freeing = || "could not free chunks that belong to no file".to_owned();
+        let writer = self.extents.open_writer().attempted(freeing)?;
+        let txn = self.extents.begin_free().attempted(freeing)?;
+        // The snapshot of the rows begins after the writer's place was taken: rows come before their extents, so an extent
+        // seen here whose row is not there has none.
+        let homes: HashSet<(String, u64)> = self.all_blobs()?.into_iter().map(|(_, blob)| (blob.home, blob.id)).collect();
+        let mut freed_bytes = 0;
+        for chunk_key in txn.keys().attempted(freeing)? {
+            let Some(extent) = txn.locate(&chunk_key).attempted(freeing)? else { continue };
+            let owner = writer.read_header(&extent).attempted(freeing)?.map_or(0, |header| header.owner);
+            let home = key::home_of_chunk(&chunk_key).unwrap_or_default();
+            if homes.contains(&(home.to_owned(), owner)) {
+                continue;
+            }
+            // Nobody new can come to lease an owner without a row, but somebody may still be reading.
+            if self.leases.is_held(owner).attempted(freeing)? {
+                continue;
+            }
+            tracing::info!(chunk = %chunk_key, "freeing a chunk that belongs to no file");
+            writer.punch(&extent).attempted(freeing)?;
+            txn.delete(&chunk_key).attempted(freeing)?;
+            freed_bytes += extent.data_bytes;
+        }
+        txn.commit().attempted(freeing)?;
+        Ok(freed_bytes)
+    }
+
+    /// Lets libmdbx reuse and cut off freed pages, unless that would write out somebody's fill.
+    fn settle(&self) -> Result<()> {
+        let settling = || "could not settle the store after a free".to_owned();
+        if !self.leases.is_held(ANY_FILL_LEASE).attempted(settling)? {
+            self.extents.sync().attempted(settling)?;
+        }
+        Ok(())
+    }
+
+    /// Blobs that wait to be freed: key and id.
+    fn doomed(&self) -> Result<Vec<(String, u64)>> {
+        let found =
+            self.begin_read()?.scan_bytes(&STORE, "doomed:").attempted(|| "could not list what is to be freed".to_owned())?;
+        found
+            .into_iter()
+            .map(|(marker, blob_key)| {
+                let id = marker.strip_prefix("doomed:").and_then(|id| id.parse().ok());
+                let blob_key = String::from_utf8(blob_key).ok();
+                id.zip(blob_key).map(|(id, blob_key)| (blob_key, id)).ok_or_else(|| Error::Damaged {
+                    what: format!("record {marker:?} of table store"),
+                    reason: "it names no blob".to_owned(),
+                })
+            })
+            .collect()
+    }
+}
+
+/// What became of a name's content.
+pub(super) enum Unlinked {
+    /// Other names use it, or it was gone.
+    Shared,
+    /// It was inline, and is gone.
+    Freed,
+    /// No name leads to it; it waits to be freed.
+    Doomed(String, u64),
+}
+
+fn names_in(txn: &WriteTxn<'_>, repo: &PinnedRepo) -> Result<Vec<(String, FilePath, FileMetadata)>> {
+    let mut found = Vec::new();
+    txn.scan(&METADATA, &key::meta_prefix(repo), |meta_key, metadata| {
+        if let Some((_, path)) = key::parse_meta(meta_key) {
+            found.push((meta_key.to_owned(), path, metadata));
+        }
+        Ok::<_, storage::Error>(())
+    })
+    .attempted(|| format!("could not list the files of {repo}"))?;
+    Ok(found)
+}
+
+/// Deletes the refs of a repo, or, where a revision was named, those that lead to its commit.
+fn delete_refs(txn: &WriteTxn<'_>, spec: &RepoSpec, repos: &[PinnedRepo]) -> Result<()> {
+    let mut gone = Vec::new();
+    txn.scan(&REFS, &key::reference_prefix(&spec.repo), |ref_key, record: RefRecord| {
+        let leads_here = |commit: &str| repos.iter().any(|repo| repo.commit.as_ref().is_some_and(|own| own.as_str() == commit));
+        if spec.revision.is_none() || leads_here(&record.latest) || record.current.as_deref().is_some_and(leads_here) {
+            gone.push(ref_key.to_owned());
+        }
+        Ok::<_, storage::Error>(())
+    })
+    .attempted(writing)?;
+    for ref_key in gone {
+        txn.delete(&REFS, &ref_key).attempted(writing)?;
+    }
+    Ok(())
+}

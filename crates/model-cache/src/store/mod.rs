@@ -1,0 +1,381 @@
+//! The store on disk: [`Store`] opens it, and keeps blobs and names in step.
+//!
+//! ```text
+//! <store>/model_cache_chunks/      extents: chunks of files over 64 KiB
+//! <store>/model_cache_manifests/   records: names, blobs, manifests, refs, and files of up to 64 KiB
+//! <store>/leases                   locks: who reads, who fills
+//! <store>/ballast                  16 MiB for the day the disk is full
+//! ```
+//! The records are the truth. A file becomes visible only by the transaction that seals it. Lock order everywhere: the extents'
+//! write transaction, then the records'. All of this is synchronous; [`crate::download`] calls it from blocking threads.
+
+mod fill;
+mod free;
+mod read;
+
+pub(crate) use fill::{Acquired, Fill, Wanted};
+pub use free::Removed;
+pub(crate) use free::Selection;
+pub(crate) use read::{Content, StoredFile};
+
+use crate::{
+    error::{Attempted, Error, Result},
+    key::{self, PinnedRepo},
+    name::{CommitId, FilePath, RepoId, RepoSpec, Revision},
+    record::*,
+};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+use storage::{Ballast, Extents, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn};
+
+const CHUNKS_FOLDER: &str = "model_cache_chunks";
+const MANIFESTS_FOLDER: &str = "model_cache_manifests";
+const CHUNKS_TABLE: &str = "chunks";
+const BALLAST_BYTES: u64 = 16 << 20;
+
+/// Held shared by everybody who fills, so that a free can tell whether a sync would write somebody's gigabytes.
+const ANY_FILL_LEASE: u64 = MAX_LEASE_ID;
+/// Leases on activities begin here; blob ids lie below.
+const ACTIVITY_LEASES: u64 = 1 << 60;
+
+/// An open store. Shared by everything that works on it.
+pub(crate) struct Store {
+    folder: PathBuf,
+    records: Arc<Shared<Records>>,
+    extents: Arc<Shared<Extents>>,
+    leases: LeaseFile,
+    ballast: Ballast,
+    /// Blobs opened since the last time this was written down. Reading must not cost a durable transaction.
+    touched: Mutex<HashMap<u64, i64>>,
+}
+
+impl Store {
+    /// Opens the store in `folder`, creating it where missing, and finishes what a crash left half freed.
+    pub(crate) fn open(registry: &StorageRegistry, folder: &Path) -> Result<Arc<Self>> {
+        let opening = || format!("could not open the store {}", folder.display());
+        storage::open_folder(folder).attempted(opening)?;
+        let folder =
+            std::path::absolute(folder).map_err(|source| Error::Io { action: "find", path: folder.to_owned(), source })?;
+        let leases = LeaseFile::open(folder.join("leases")).attempted(opening)?;
+        let ballast = Ballast::new(folder.join("ballast"), BALLAST_BYTES);
+        let room = ballast.give_up_if_needed().attempted(opening)?;
+        let free_bytes = storage::free_bytes(&folder).attempted(opening)?;
+        // libmdbx writes through its mapping while it opens; a full disk would be SIGBUS there.
+        if free_bytes < BALLAST_BYTES / 2 {
+            let what = format!("opening the store {}", folder.display());
+            return Err(Error::NoSpace { what, needed_bytes: BALLAST_BYTES / 2, free_bytes });
+        }
+        let records = registry.records(&folder.join(MANIFESTS_FOLDER), &TABLES).attempted(opening)?;
+        check_format(&folder, &records)?;
+        let extents = registry.extents(&folder.join(CHUNKS_FOLDER), CHUNKS_TABLE).attempted(opening)?;
+        ballast.take().attempted(opening)?;
+        drop(room);
+        let store = Arc::new(Self { folder, records, extents, leases, ballast, touched: Mutex::default() });
+        store.free_doomed()?;
+        Ok(store)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn extents(&self) -> &Extents {
+        &self.extents
+    }
+
+    fn begin_read(&self) -> Result<ReadTxn<'_>> {
+        self.records.begin_read().attempted(|| "could not read the store's records".to_owned())
+    }
+
+    /// Begins a write of the records; what was opened since the last one is written down with it.
+    fn begin_write(&self) -> Result<WriteTxn<'_>> {
+        let txn = self.records.begin_write().attempted(writing)?;
+        let touched = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
+        for (id, last_used_unix_ms) in touched {
+            txn.put(&ACCESS, &key::access(id), &AccessRecord { last_used_unix_ms }).attempted(writing)?;
+        }
+        Ok(txn)
+    }
+
+    fn touch(&self, id: u64) {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now_unix_ms());
+    }
+
+    /// Bytes the disk has for new content: what is free, less the room libmdbx needs.
+    pub(crate) fn free_bytes(&self) -> Result<u64> {
+        let free_bytes =
+            storage::free_bytes(&self.folder).attempted(|| format!("could not measure {}", self.folder.display()))?;
+        Ok(free_bytes.saturating_sub(BALLAST_BYTES))
+    }
+
+    // -- activities ----------------------------------------------------------------------------------------------
+
+    /// Says, for as long as the lease is held, that `activity` is under way; processes that look see it.
+    pub(crate) fn begin_activity(&self, activity: &str) -> Result<Option<storage::Lease>> {
+        self.leases.try_shared(activity_lease(activity)).attempted(|| format!("could not announce {activity}"))
+    }
+
+    /// Whether any process has `activity` under way.
+    pub(crate) fn is_active(&self, activity: &str) -> Result<bool> {
+        self.leases.is_held(activity_lease(activity)).attempted(|| format!("could not look for {activity}"))
+    }
+
+    // -- refs and manifests --------------------------------------------------------------------------------------
+
+    pub(crate) fn get_ref(&self, repo: &RepoId, revision: &Revision) -> Result<Option<RefRecord>> {
+        self.begin_read()?.get(&REFS, &key::reference(repo, revision)).attempted(|| format!("could not read the refs of {repo}"))
+    }
+
+    /// Writes down which commit the Hub says `revision` is, and what that commit offers. Local reads stay where they are.
+    pub(crate) fn put_listing(&self, repo: &PinnedRepo, revision: &Revision, manifest: Option<&ManifestEntry>) -> Result<()> {
+        let Some(commit) = &repo.commit else { return Ok(()) };
+        let txn = self.begin_write()?;
+        let key = key::reference(&repo.repo, revision);
+        let old = txn.get(&REFS, &key).attempted(writing)?;
+        let record = RefRecord {
+            latest: commit.to_string(),
+            checked_unix_ms: now_unix_ms(),
+            current: old.and_then(|record| record.current),
+        };
+        txn.put(&REFS, &key, &record).attempted(writing)?;
+        if let Some(manifest) = manifest {
+            txn.put(&MANIFESTS, &key::manifest(repo), manifest).attempted(writing)?;
+        }
+        txn.commit().attempted(writing)
+    }
+
+    pub(crate) fn get_manifest(&self, repo: &PinnedRepo) -> Result<Option<ManifestEntry>> {
+        self.begin_read()?.get(&MANIFESTS, &key::manifest(repo)).attempted(|| format!("could not read the manifest of {repo}"))
+    }
+
+    /// Writes down, or clears, why the last pull of `quants` failed.
+    pub(crate) fn set_last_error(&self, repo: &PinnedRepo, quants: &[String], error: Option<&str>) -> Result<()> {
+        let txn = self.begin_write()?;
+        let key = key::manifest(repo);
+        let Some(mut manifest) = txn.get(&MANIFESTS, &key).attempted(writing)? else { return Ok(()) };
+        let mut changed = false;
+        for quant in manifest.quants.iter_mut().filter(|quant| quants.contains(&quant.key)) {
+            changed |= quant.last_error.as_deref() != error;
+            quant.last_error = error.map(str::to_owned);
+        }
+        if changed {
+            txn.put(&MANIFESTS, &key, &manifest).attempted(writing)?;
+            txn.commit().attempted(writing)?;
+        }
+        Ok(())
+    }
+
+    /// Makes `repo`'s commit the one local reads of `revision` go to, and takes along the files whose content it shares with
+    /// the commit before.
+    ///
+    /// So that a new revision, once a pull of it finished, shadows nothing that did not change.
+    pub(crate) fn set_current(&self, repo: &PinnedRepo, revision: &Revision) -> Result<()> {
+        let Some(commit) = &repo.commit else { return Ok(()) };
+        let txn = self.begin_write()?;
+        let key = key::reference(&repo.repo, revision);
+        let Some(mut record) = txn.get(&REFS, &key).attempted(writing)? else { return Ok(()) };
+        let before = record.current.replace(commit.to_string());
+        if before.as_deref() == Some(commit.as_str()) {
+            return Ok(());
+        }
+        txn.put(&REFS, &key, &record).attempted(writing)?;
+        let before = before.and_then(|before| before.parse::<CommitId>().ok());
+        let manifest = txn.get(&MANIFESTS, &key::manifest(repo)).attempted(writing)?;
+        if let (Some(before), Some(manifest)) = (before, manifest) {
+            let before = PinnedRepo::new(repo.repo.clone(), before);
+            for file in &manifest.files {
+                let Ok(path) = file.path.parse::<FilePath>() else { continue };
+                let Some(old) = txn.get(&METADATA, &key::meta(&before, &path)).attempted(writing)? else { continue };
+                let new_key = key::meta(repo, &path);
+                if old.digest != file.digest || txn.get(&METADATA, &new_key).attempted(writing)?.is_some() {
+                    continue;
+                }
+                let blob_key = format!("blob:{}", old.digest);
+                let Some(mut blob) = txn.get(&BLOBS, &blob_key).attempted(writing)? else { continue };
+                if blob.state == BlobState::Sealed && blob.id == old.blob_id {
+                    link(&txn, &mut blob, &blob_key, new_key, &old)?;
+                }
+            }
+        }
+        txn.commit().attempted(writing)
+    }
+
+    /// The pinned repos local reads of `spec` go to, best first.
+    ///
+    /// A commit means itself. Else: the commit of the last pull of that revision that finished; the one the Hub named last; and,
+    /// where no revision was asked for, an import of that name.
+    pub(crate) fn local_repos(&self, spec: &RepoSpec) -> Result<Vec<PinnedRepo>> {
+        if let Some(commit) = spec.revision.as_ref().and_then(Revision::as_commit) {
+            return Ok(vec![PinnedRepo::new(spec.repo.clone(), commit)]);
+        }
+        let mut found = Vec::new();
+        if let Some(record) = self.get_ref(&spec.repo, &spec.revision_or_main())? {
+            for commit in record.current.iter().chain([&record.latest]) {
+                let repo = PinnedRepo::new(spec.repo.clone(), commit.parse()?);
+                if !found.contains(&repo) {
+                    found.push(repo);
+                }
+            }
+        }
+        if spec.revision.is_none() {
+            found.push(PinnedRepo::import(spec.repo.clone()));
+        }
+        Ok(found)
+    }
+
+    /// Every pinned form of `spec` that has a file here: the given revision's alone, or all commits and the import.
+    pub(crate) fn all_repos(&self, spec: &RepoSpec) -> Result<Vec<PinnedRepo>> {
+        if spec.revision.is_some() {
+            let mut repos = self.local_repos(spec)?;
+            repos.truncate(1);
+            return Ok(repos);
+        }
+        let mut found: Vec<PinnedRepo> = Vec::new();
+        let txn = self.begin_read()?;
+        for prefix in [format!("meta:{}@", spec.repo), format!("meta:{}:", spec.repo)] {
+            txn.scan(&METADATA, &prefix, |key, _| {
+                if let Some((repo, _)) = key::parse_meta(key)
+                    && found.last() != Some(&repo)
+                {
+                    found.push(repo);
+                }
+                Ok::<_, storage::Error>(())
+            })
+            .attempted(|| format!("could not list the files of {}", spec.repo))?;
+        }
+        // Commits of which only a listing is here.
+        txn.scan(&MANIFESTS, &key::manifest_prefix(&spec.repo), |key, _: ManifestEntry| {
+            let commit = key.rsplit_once('@').and_then(|(_, commit)| commit.parse().ok());
+            if let Some(commit) = commit {
+                let repo = PinnedRepo::new(spec.repo.clone(), commit);
+                if !found.contains(&repo) {
+                    found.push(repo);
+                }
+            }
+            Ok::<_, storage::Error>(())
+        })
+        .attempted(|| format!("could not list the manifests of {}", spec.repo))?;
+        Ok(found)
+    }
+
+    /// Whether `repo` has a file `path`.
+    pub(crate) fn has_name(&self, repo: &PinnedRepo, path: &FilePath) -> Result<bool> {
+        let metadata = self.begin_read()?.get(&METADATA, &key::meta(repo, path));
+        Ok(metadata.attempted(|| format!("could not look for {} {path}", repo.repo))?.is_some())
+    }
+
+    // -- listings ------------------------------------------------------------------------------------------------
+
+    /// Every name of `repo`, with what it promises.
+    pub(crate) fn files_of(&self, repo: &PinnedRepo) -> Result<Vec<(FilePath, FileMetadata)>> {
+        Ok(self.names_below(&key::meta_prefix(repo))?.into_iter().map(|(_, path, metadata)| (path, metadata)).collect())
+    }
+
+    /// Every name in the store, in key order.
+    pub(crate) fn all_files(&self) -> Result<Vec<(PinnedRepo, FilePath, FileMetadata)>> {
+        self.names_below("meta:")
+    }
+
+    fn names_below(&self, prefix: &str) -> Result<Vec<(PinnedRepo, FilePath, FileMetadata)>> {
+        let mut found = Vec::new();
+        self.begin_read()?
+            .scan(&METADATA, prefix, |key, metadata| {
+                if let Some((repo, path)) = key::parse_meta(key) {
+                    found.push((repo, path, metadata));
+                }
+                Ok::<_, storage::Error>(())
+            })
+            .attempted(|| "could not list the files of the store".to_owned())?;
+        Ok(found)
+    }
+
+    /// Every blob's key and row.
+    pub(crate) fn all_blobs(&self) -> Result<Vec<(String, BlobRecord)>> {
+        let mut found = Vec::new();
+        self.begin_read()?
+            .scan(&BLOBS, "", |key, blob| {
+                found.push((key.to_owned(), blob));
+                Ok::<_, storage::Error>(())
+            })
+            .attempted(|| "could not list the blobs of the store".to_owned())?;
+        Ok(found)
+    }
+
+    /// When blob `id` was last opened, if that was written down.
+    pub(crate) fn last_used_unix_ms(&self, id: u64) -> Result<Option<i64>> {
+        if let Some(time) = self.touched.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Ok(Some(*time));
+        }
+        let record = self
+            .begin_read()?
+            .get(&ACCESS, &key::access(id))
+            .attempted(|| format!("could not read the last use of blob {id}"))?;
+        Ok(record.map(|record| record.last_used_unix_ms))
+    }
+
+    /// The processes that read blob `id`, as far as this one may look.
+    pub(crate) fn readers(&self, id: u64) -> Vec<u32> {
+        self.leases.holders(id)
+    }
+
+    /// The row of the blob with `key`.
+    pub(crate) fn blob(&self, key: &str) -> Result<Option<BlobRecord>> {
+        self.begin_read()?.get(&BLOBS, key).attempted(|| format!("could not read {key}"))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if !self.touched.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            let written = self.begin_write().and_then(|txn| txn.commit().attempted(writing));
+            if let Err(error) = written {
+                tracing::debug!(%error, "times of last use were not written down");
+            }
+        }
+    }
+}
+
+/// Adds a name to a blob, in `txn`.
+fn link(txn: &WriteTxn<'_>, blob: &mut BlobRecord, blob_key: &str, meta_key: String, metadata: &FileMetadata) -> Result<()> {
+    txn.put(&METADATA, &meta_key, metadata).attempted(writing)?;
+    if !blob.names.contains(&meta_key) {
+        blob.names.push(meta_key);
+    }
+    txn.put(&BLOBS, blob_key, blob).attempted(writing)
+}
+
+/// Refuses a store of a newer format before anything of it is read or written; marks a new one.
+fn check_format(folder: &Path, records: &Records) -> Result<()> {
+    let reading = || format!("could not read the format of the store {}", folder.display());
+    let found = records.begin_read().attempted(reading)?.get_bytes(&STORE, "format").attempted(reading)?;
+    match found {
+        Some(bytes) => match <[u8; 4]>::try_from(bytes.as_slice()).map(u32::from_le_bytes) {
+            Ok(FORMAT) => Ok(()),
+            Ok(found) => Err(Error::StoreFormat { store: folder.to_owned(), found, supported: FORMAT }),
+            Err(_) => Err(Error::Damaged {
+                what: format!("the store {}", folder.display()),
+                reason: format!("its format number has {} bytes, not 4", bytes.len()),
+            }),
+        },
+        None => {
+            let txn = records.begin_write().attempted(writing)?;
+            txn.insert_bytes(&STORE, "format", &FORMAT.to_le_bytes()).attempted(writing)?;
+            txn.commit().attempted(writing)
+        }
+    }
+}
+
+fn activity_lease(activity: &str) -> u64 {
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(activity.as_bytes());
+    let number = u64::from_le_bytes(hash[..8].try_into().expect("a digest has 32 bytes"));
+    // The last number is taken by ANY_FILL_LEASE.
+    ACTIVITY_LEASES + number % (MAX_LEASE_ID - ACTIVITY_LEASES)
+}
+
+fn writing() -> String {
+    "could not write the store's records".to_owned()
+}

@@ -1,0 +1,238 @@
+//! How content is read: name, row, lease, mapping. No network, no writer's lock, no allocation of the file's size.
+
+use super::Store;
+use crate::{
+    error::{Attempted, Error, Result},
+    key::{self, PinnedRepo},
+    name::FilePath,
+    record::*,
+};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use storage::{Extent, Lease, Mapping, SeparateMappings};
+
+/// How long a lease that is held exclusively is asked for again: a sealer lets go microseconds after its commit.
+const LEASE_PATIENCE: Duration = Duration::from_secs(2);
+const LEASE_PAUSE: Duration = Duration::from_millis(1);
+
+/// A sealed file and the lease that keeps it, until dropped.
+#[derive(Debug)]
+pub(crate) struct StoredFile {
+    pub(crate) size_bytes: u64,
+    pub(crate) digest: String,
+    pub(crate) content: Content,
+}
+
+/// Where a file's bytes are.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A copy, in memory that any element type may be read from.
+    Inline(rkyv::util::AlignedVec<64>),
+    /// The extents themselves.
+    View(Arc<View>),
+}
+
+/// A sealed blob's extents, mapped, and the shared lease that keeps them.
+///
+/// The lease goes when the view does; the last reader of a blob without names frees it then.
+pub(crate) struct View {
+    /// `None` only while `drop` runs: the mapping goes before the lease.
+    maps: Option<Maps>,
+    lease: Option<Lease>,
+    store: Arc<Store>,
+    blob_key: String,
+    blob: BlobRecord,
+    extents: Vec<Extent>,
+}
+
+enum Maps {
+    SideBySide(Mapping),
+    /// The fallback: slices, and a copy once somebody asks for one slice.
+    Separate(SeparateMappings, OnceLock<rkyv::util::AlignedVec<64>>),
+}
+
+impl Store {
+    /// Opens the file `path` of `repo`; `None` if there is no such name here.
+    ///
+    /// Cost: two short read transactions, one lock, and for each chunk one read of its header and one mapping.
+    pub(crate) fn open_file(
+        self: &Arc<Self>,
+        repo: &PinnedRepo,
+        path: &FilePath,
+        side_by_side: bool,
+    ) -> Result<Option<StoredFile>> {
+        let meta_key = key::meta(repo, path);
+        let name = || format!("{} {path}", repo.repo);
+        let reading = || format!("could not open {} {path}", repo.repo);
+        let mut waited = Duration::ZERO;
+        loop {
+            let Some((metadata, blob_key, blob)) = self.look_up(&meta_key, &name)? else { return Ok(None) };
+            if blob.is_inline() {
+                let bytes = self.begin_read()?.get_bytes(&INLINE, &key::chunk(&blob.home, 0)).attempted(reading)?;
+                let Some(bytes) = bytes else {
+                    // Removed between the two looks, or damaged: looking again tells.
+                    if self.look_up(&meta_key, &name)?.is_some_and(|(_, _, again)| again == blob) {
+                        return Err(Error::Damaged { what: name(), reason: "its bytes are gone, its name is not".to_owned() });
+                    }
+                    continue;
+                };
+                let crcs: Vec<u32> = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
+                if bytes.len() as u64 != blob.size_bytes || crcs != blob.block_crcs {
+                    return Err(Error::Damaged {
+                        what: name(),
+                        reason: format!(
+                            "{} bytes with CRC32C {crcs:08x?}, expected {} with {:08x?}",
+                            bytes.len(),
+                            blob.size_bytes,
+                            blob.block_crcs
+                        ),
+                    });
+                }
+                self.touch(blob.id);
+                let mut aligned = rkyv::util::AlignedVec::with_capacity(bytes.len());
+                aligned.extend_from_slice(&bytes);
+                return Ok(Some(StoredFile {
+                    size_bytes: blob.size_bytes,
+                    digest: metadata.digest,
+                    content: Content::Inline(aligned),
+                }));
+            }
+            let Some(lease) = self.leases.try_shared(blob.id).attempted(reading)? else {
+                // A sealer about to let go, or a freer: then the name is gone already.
+                if waited >= LEASE_PATIENCE {
+                    return Err(Error::Damaged { what: name(), reason: "it is sealed, and held exclusively".to_owned() });
+                }
+                std::thread::sleep(LEASE_PAUSE);
+                waited += LEASE_PAUSE;
+                continue;
+            };
+            // Before the lease was ours it may have been freed, and its pages given to another.
+            match self.look_up(&meta_key, &name)? {
+                Some((_, _, again)) if again.id == blob.id && again.state == BlobState::Sealed => {}
+                _ => continue,
+            }
+            self.touch(blob.id);
+            let view = View::new(Arc::clone(self), blob_key, blob, lease, &name(), side_by_side)?;
+            return Ok(Some(StoredFile {
+                size_bytes: metadata.size_bytes,
+                digest: metadata.digest,
+                content: Content::View(Arc::new(view)),
+            }));
+        }
+    }
+
+    /// A name's metadata and its blob's key and row, in one snapshot.
+    fn look_up(&self, meta_key: &str, name: &dyn Fn() -> String) -> Result<Option<(FileMetadata, String, BlobRecord)>> {
+        let reading = || format!("could not open {}", name());
+        let txn = self.begin_read()?;
+        let Some(metadata) = txn.get(&METADATA, meta_key).attempted(reading)? else { return Ok(None) };
+        let blob_key = format!("blob:{}", metadata.digest);
+        let blob = txn.get(&BLOBS, &blob_key).attempted(reading)?;
+        match blob {
+            Some(blob)
+                if blob.id == metadata.blob_id && blob.size_bytes == metadata.size_bytes && blob.state == BlobState::Sealed =>
+            {
+                Ok(Some((metadata, blob_key, blob)))
+            }
+            other => Err(Error::Damaged {
+                what: name(),
+                reason: match other {
+                    None => "its name leads to no blob".to_owned(),
+                    Some(blob) => format!(
+                        "its name says blob {} of {} bytes, its row blob {} of {} bytes, {:?}",
+                        metadata.blob_id, metadata.size_bytes, blob.id, blob.size_bytes, blob.state
+                    ),
+                },
+            }),
+        }
+    }
+}
+
+impl View {
+    fn new(store: Arc<Store>, blob_key: String, blob: BlobRecord, lease: Lease, name: &str, side_by_side: bool) -> Result<Self> {
+        let damaged = |reason| Error::Damaged { what: name.to_owned(), reason };
+        let count = chunks(blob.size_bytes);
+        if blob.pages.len() != count as usize || blob.block_crcs.len() as u64 != blocks(blob.size_bytes) {
+            return Err(damaged(format!(
+                "its row has {} pages and {} CRCs for {count} chunks",
+                blob.pages.len(),
+                blob.block_crcs.len()
+            )));
+        }
+        let reader = store.extents.reader();
+        let mut extents = Vec::with_capacity(blob.pages.len());
+        for (index, &page) in blob.pages.iter().enumerate() {
+            let extent = Extent { page, data_bytes: chunk_bytes(blob.size_bytes, index as u32) };
+            // Mapped straight from the row: that the extent there says it is ours is the proof.
+            let header = reader.read_header(&extent).attempted(|| format!("could not open {name}"))?;
+            match header {
+                Some(header)
+                    if header.owner == blob.id && header.index == index as u32 && header.data_bytes == extent.data_bytes => {}
+                other => return Err(damaged(format!("chunk {index} should be at page {page}; there is {other:?}"))),
+            }
+            extents.push(extent);
+        }
+        let mapping = || format!("could not map {name}");
+        let maps = if side_by_side {
+            Maps::SideBySide(Mapping::side_by_side(reader, &extents).attempted(mapping)?)
+        } else {
+            Maps::Separate(SeparateMappings::new(reader, &extents).attempted(mapping)?, OnceLock::new())
+        };
+        Ok(Self { maps: Some(maps), lease: Some(lease), store, blob_key, blob, extents })
+    }
+
+    /// All of it as one slice. Zero-copy, but for the fallback, which copies once.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self.maps() {
+            Maps::SideBySide(mapping) => mapping,
+            Maps::Separate(maps, copy) => copy.get_or_init(|| {
+                let mut bytes = rkyv::util::AlignedVec::with_capacity(self.blob.size_bytes as usize);
+                maps.slices().for_each(|slice| bytes.extend_from_slice(slice));
+                bytes
+            }),
+        }
+    }
+
+    /// Chunk `index`, without copying in any case.
+    pub(crate) fn chunk(&self, index: usize) -> Option<&[u8]> {
+        match self.maps() {
+            Maps::SideBySide(mapping) => mapping.chunks(CHUNK_BYTES as usize).nth(index),
+            Maps::Separate(maps, _) => maps.slices().nth(index),
+        }
+    }
+
+    pub(crate) fn blob(&self) -> &BlobRecord {
+        &self.blob
+    }
+
+    pub(crate) fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    fn maps(&self) -> &Maps {
+        self.maps.as_ref().expect("the mapping is taken out by drop alone")
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        drop(self.maps.take());
+        drop(self.lease.take());
+        if let Err(error) = self.store.free_if_doomed(&self.blob_key, self.blob.id) {
+            // The next open finishes it.
+            tracing::debug!(%error, blob = %self.blob_key, "a blob nobody reads any more was not freed yet");
+        }
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("blob", &self.blob_key).field("size_bytes", &self.blob.size_bytes).finish_non_exhaustive()
+    }
+}
