@@ -1,3 +1,5 @@
+//! The program of the README, as a person would write it first.
+
 use std::{path::Path, sync::Arc};
 use storage::StorageRegistry;
 use tabagent_model_cache::{ModelCache, QuantStatus};

@@ -99,8 +99,11 @@ pub(crate) fn blob(digest: &Digest) -> String {
     format!("blob:{digest}")
 }
 
+/// What the keys of unfinished imports begin with.
+pub(crate) const IMPORTS: &str = "import:";
+
 pub(crate) fn import(id: u64) -> String {
-    format!("import:{id}")
+    format!("{IMPORTS}{id}")
 }
 
 pub(crate) fn manifest(repo: &PinnedRepo) -> String {

@@ -3,13 +3,17 @@
 
 mod builder;
 mod cache;
+mod check;
 mod choice;
 mod digest;
 mod download;
 mod error;
+mod export;
 mod file;
 mod hub;
+mod import;
 mod key;
+mod listing;
 mod manifest;
 mod name;
 mod progress;
@@ -21,9 +25,13 @@ pub mod units;
 
 pub use builder::{ModelCacheBuilder, default_store};
 pub use cache::ModelCache;
+pub use check::{BadBlock, VerifyOptions, VerifyReport};
 pub use digest::{Digest, Hasher};
 pub use error::{Error, ErrorKind, Result};
+pub use export::{ExportOptions, ExportReport};
 pub use file::{ModelFile, ModelReader};
+pub use import::{ImportOptions, ImportReport};
+pub use listing::{FileInfo, FileState, RepoFiles, RepoSummary, Stats};
 pub use manifest::{Manifest, ManifestFile, QuantInfo, QuantStatus};
 pub use name::{CommitId, FilePath, RepoId, RepoSpec, Revision};
 pub use progress::{Event, EventKind, EventSink, ProgressCallback};

@@ -5,7 +5,8 @@ use crate::{
     extent::{Extent, HEADER_REGION_BYTES},
     mdbx::PAGE_HEADER_BYTES,
 };
-use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, copy_file_range, fallocate, posix_fadvise};
 use std::{
     fs::File,
     io,
@@ -25,6 +26,8 @@ const JOURNAL_ENTRY_BYTES: u64 = 8;
 const MAX_BLOCKS: usize = ((HEADER_REGION_BYTES - JOURNAL_OFFSET) / JOURNAL_ENTRY_BYTES) as usize;
 /// libmdbx's own limit of a value is 2 GiB less a few pages.
 const MAX_DATA_BYTES: u64 = (2 << 30) - (1 << 20);
+/// How much is read and written at once where the kernel can't copy by itself.
+const COPY_BYTES: usize = 1 << 20;
 /// The first bytes of the header region are kept when an extent is punched: the page header libmdbx reads lies there.
 const KEPT_BYTES: u64 = 4096;
 const MAGIC: [u8; 8] = *b"MDXEXTNT";
@@ -185,6 +188,33 @@ impl DataFile {
             (landed == LANDED.to_le_bytes()).then(|| u32::from_le_bytes(crc.try_into().expect("4 bytes")))
         };
         Ok(bytes.chunks_exact(JOURNAL_ENTRY_BYTES as usize).map(entry).collect())
+    }
+
+    /// Copies the extent's data into `target` at `offset_bytes`, by the cheapest way the file systems offer.
+    ///
+    /// A reflink where they share blocks (XFS, btrfs on one volume), else a copy within the kernel, else read and write.
+    pub fn copy_to(&self, extent: &Extent, target: &File, offset_bytes: u64) -> Result<()> {
+        let end = extent.data_offset() + extent.data_bytes;
+        let (mut from, mut to) = (extent.data_offset() as i64, offset_bytes as i64);
+        while (from as u64) < end {
+            let left = (end - from as u64) as usize;
+            match copy_file_range(&self.file, Some(&mut from), target, Some(&mut to), left) {
+                Ok(0) => return Err(self.io("read", io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) | Err(Errno::EINTR) => {}
+                // Two file systems, or one that can't.
+                Err(Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => break,
+                Err(code) => return Err(self.io("copy out of", code.into())),
+            }
+        }
+        let mut buffer = vec![0; COPY_BYTES];
+        while (from as u64) < end {
+            let part = &mut buffer[..(end - from as u64).min(COPY_BYTES as u64) as usize];
+            self.file.read_exact_at(part, from as u64).map_err(|source| self.io("read", source))?;
+            target.write_all_at(part, to as u64).map_err(|source| self.io("copy out of", source))?;
+            from += part.len() as i64;
+            to += part.len() as i64;
+        }
+        Ok(())
     }
 
     /// Makes every write through this description durable.

@@ -117,7 +117,7 @@ impl Drop for Lease {
         // A shared lease goes with its description alone: a forked child that inherited it keeps what it reads protected. An
         // exclusive one must be free now, whoever inherited the description; but a child must not unlock what its parent
         // still fills or frees under.
-        if self.exclusive_of.is_some() {
+        if self.exclusive_of == Some(std::process::id()) {
             let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, self.id as i64, 1)));
         }
     }

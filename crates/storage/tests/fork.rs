@@ -22,12 +22,18 @@ use std::{
     os::unix::net::UnixStream,
     path::Path,
     process::Stdio,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use storage::*;
 
-/// A forked child at work, killed with its handle.
+/// One test at a time: a lock that another test's thread holds at the fork would stay held in the child for ever.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A forked child at work.
 struct Forked {
     pid: Pid,
     /// What it says, and how it is told to go on.
@@ -86,6 +92,7 @@ const BYTES: Table<[u8]> = Table::new("t");
 
 #[test]
 fn a_child_that_touches_the_inherited_environment_gets_an_error() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let extents = open_extents(&folder.path().join("extents"));
     let records = open_records(&folder.path().join("records"));
@@ -119,6 +126,7 @@ fn a_child_that_touches_the_inherited_environment_gets_an_error() {
 
 #[test]
 fn a_child_that_drops_everything_it_inherited_harms_nothing() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let extents = open_extents(&folder.path().join("extents"));
     let records = open_records(&folder.path().join("records"));
@@ -159,6 +167,7 @@ fn a_child_that_drops_everything_it_inherited_harms_nothing() {
 
 #[test]
 fn a_mapping_the_child_inherited_reads_and_its_lease_protects_while_the_child_lives() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let extents = open_extents(&folder.path().join("extents"));
     let placed = reserve(&extents, 1, "a", &[1 << 20]).unwrap();
@@ -186,6 +195,7 @@ fn a_mapping_the_child_inherited_reads_and_its_lease_protects_while_the_child_li
 
 #[test]
 fn an_environment_closed_while_a_child_lives_opens_again_at_once() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     let extents = open_extents(&path.join("extents"));
@@ -211,6 +221,7 @@ fn an_environment_closed_while_a_child_lives_opens_again_at_once() {
 
 #[test]
 fn an_environment_of_a_killed_parent_opens_while_its_child_lives() {
+    let _alone = alone();
     const NAME: &str = "an_environment_of_a_killed_parent_opens_while_its_child_lives";
     if let Some(folder) = child_argument() {
         let extents = open_extents(&folder);
@@ -237,6 +248,7 @@ fn an_environment_of_a_killed_parent_opens_while_its_child_lives() {
 
 #[test]
 fn a_child_opens_the_store_anew_for_itself() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let extents = open_extents(&folder.path().join("extents"));
     let records = open_records(&folder.path().join("records"));

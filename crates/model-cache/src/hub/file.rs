@@ -182,6 +182,12 @@ impl HubClient {
 }
 
 impl Location {
+    /// Whether the bytes are on a host that may see the token.
+    #[cfg(test)]
+    pub(crate) fn is_on_hub(&self) -> bool {
+        self.with_token
+    }
+
     /// Whether this is the very address `other` is.
     pub(crate) fn is_same_address(&self, other: &Self) -> bool {
         self.url == other.url

@@ -244,7 +244,8 @@ fn a_diffusers_variant_is_its_components_and_the_unvaried_ones_it_lacks() {
     assert_eq!(own(&sdxl, "fp32"), ["text_encoder/model.onnx", "unet/model.onnx", "unet/model.onnx_data"]);
     assert_eq!(sdxl.shared, ["model_index.json", "scheduler/scheduler_config.json"]);
     assert_eq!(sdxl.extras, ["01.png"]);
-    assert_eq!(sdxl.files("fp16").unwrap().len(), 5);
+    let fp16 = &sdxl.quants["fp16"];
+    assert_eq!(fp16.own.len() + fp16.companions.len() + sdxl.shared.len(), 5);
 }
 
 #[test]

@@ -120,7 +120,7 @@ impl Store {
             let home = key::parse_home(&blob.home);
             home.is_some_and(|(repo, path)| repos.contains(&repo) && wanted(&repo, &path))
         };
-        self.free_fills(chosen, removed)?;
+        self.free_fills(self.all_blobs()?, chosen, removed)?;
         self.settle()
     }
 
@@ -133,7 +133,7 @@ impl Store {
             let freed = self.free_blob(&blob_key, id)?;
             removed.add(freed, size_bytes);
         }
-        self.free_fills(|_| true, &mut removed)?;
+        self.free_fills(self.all_blobs()?, |_| true, &mut removed)?;
         removed.freed_bytes += self.free_orphans()?;
         self.settle()?;
         Ok(removed)
@@ -243,9 +243,20 @@ impl Store {
         txn.commit().attempted(writing)
     }
 
-    /// Frees the fills `chosen` that nobody is at.
-    fn free_fills(&self, chosen: impl Fn(&BlobRecord) -> bool, removed: &mut Removed) -> Result<()> {
-        for (blob_key, blob) in self.all_blobs()? {
+    /// Frees imports whose process died: nobody can continue them, since the source may have changed.
+    pub(super) fn free_abandoned_imports(&self) -> Result<()> {
+        let imports = self.blobs_below(key::IMPORTS)?;
+        if imports.is_empty() { Ok(()) } else { self.free_fills(imports, |_| true, &mut Removed::default()) }
+    }
+
+    /// Frees those of `blobs` that are fills, are `chosen`, and have nobody at them.
+    fn free_fills(
+        &self,
+        blobs: Vec<(String, BlobRecord)>,
+        chosen: impl Fn(&BlobRecord) -> bool,
+        removed: &mut Removed,
+    ) -> Result<()> {
+        for (blob_key, blob) in blobs {
             if blob.state != BlobState::Filling || !chosen(&blob) {
                 continue;
             }

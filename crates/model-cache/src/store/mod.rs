@@ -75,6 +75,7 @@ impl Store {
         drop(room);
         let store = Arc::new(Self { folder, records, extents, leases, ballast, touched: Mutex::default() });
         store.free_doomed()?;
+        store.free_abandoned_imports()?;
         Ok(store)
     }
 
@@ -294,9 +295,14 @@ impl Store {
 
     /// Every blob's key and row.
     pub(crate) fn all_blobs(&self) -> Result<Vec<(String, BlobRecord)>> {
+        self.blobs_below("")
+    }
+
+    /// Every blob whose key begins with `prefix`.
+    fn blobs_below(&self, prefix: &str) -> Result<Vec<(String, BlobRecord)>> {
         let mut found = Vec::new();
         self.begin_read()?
-            .scan(&BLOBS, "", |key, blob| {
+            .scan(&BLOBS, prefix, |key, blob| {
                 found.push((key.to_owned(), blob));
                 Ok::<_, storage::Error>(())
             })
@@ -316,9 +322,10 @@ impl Store {
         Ok(record.map(|record| record.last_used_unix_ms))
     }
 
-    /// The processes that read blob `id`, as far as this one may look.
-    pub(crate) fn readers(&self, id: u64) -> Vec<u32> {
-        self.leases.holders(id)
+    /// The processes that read blob `id` now, as far as this one may look. Walks `/proc` only if somebody does.
+    pub(crate) fn readers(&self, id: u64) -> Result<Vec<u32>> {
+        let held = self.leases.is_held(id).attempted(|| format!("could not look for readers of blob {id}"))?;
+        Ok(if held { self.leases.holders(id) } else { Vec::new() })
     }
 
     /// The row of the blob with `key`.

@@ -150,6 +150,38 @@ impl Store {
     }
 }
 
+impl StoredFile {
+    /// Reads the content block by block, from the disk: gives each block's index, its bytes or why they can't be read, and the
+    /// CRC32C it was sealed with. Ends early with the first error of `each`.
+    pub(crate) fn read_blocks(&self, mut each: impl FnMut(u64, Result<&[u8]>, u32) -> Result<()>) -> Result<()> {
+        let view = match &self.content {
+            // Checked when it was opened.
+            Content::Inline(bytes) => {
+                return match &bytes[..] {
+                    [] => Ok(()),
+                    bytes => each(0, Ok(bytes), crc32c::crc32c(bytes)),
+                };
+            }
+            Content::View(view) => view,
+        };
+        let reader = view.store.extents.reader();
+        let mut buffer = vec![0; BLOCK_BYTES as usize];
+        for (block, &crc) in view.blob.block_crcs.iter().enumerate() {
+            let block = block as u64;
+            let range = block_range(self.size_bytes, block);
+            let extent = &view.extents[(block / BLOCKS_PER_CHUNK) as usize];
+            let reading = || format!("could not read block {block}");
+            if block % BLOCKS_PER_CHUNK == 0 {
+                reader.forget(extent).attempted(reading)?;
+            }
+            let bytes = &mut buffer[..(range.end - range.start) as usize];
+            let read = reader.read_at(extent, range.start % CHUNK_BYTES, bytes).attempted(reading);
+            each(block, read.map(|()| &*bytes), crc)?;
+        }
+        Ok(())
+    }
+}
+
 impl View {
     fn new(store: Arc<Store>, blob_key: String, blob: BlobRecord, lease: Lease, name: &str, side_by_side: bool) -> Result<Self> {
         let damaged = |reason| Error::Damaged { what: name.to_owned(), reason };
@@ -201,10 +233,6 @@ impl View {
             Maps::SideBySide(mapping) => mapping.chunks(CHUNK_BYTES as usize).nth(index),
             Maps::Separate(maps, _) => maps.slices().nth(index),
         }
-    }
-
-    pub(crate) fn blob(&self) -> &BlobRecord {
-        &self.blob
     }
 
     pub(crate) fn extents(&self) -> &[Extent] {

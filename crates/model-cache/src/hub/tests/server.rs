@@ -1,6 +1,6 @@
 //! For this module's tests: an environment of pairs, and a server that answers from a script, byte for byte.
 
-use crate::hub::{HubClient, HubConfig, RetryPolicy, Token};
+use crate::hub::{HubClient, HubConfig, Token, retry::RetryPolicy};
 use std::{
     collections::HashMap,
     ffi::OsString,

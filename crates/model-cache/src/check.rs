@@ -1,0 +1,169 @@
+//! Checking what is stored: every block against its CRC32C, on request every file against its digest.
+
+use crate::{
+    cache::ModelCache,
+    choice::Globs,
+    digest::Digest,
+    error::{Error, Result},
+    key::PinnedRepo,
+    name::{FilePath, RepoSpec},
+    progress::ProgressCallback,
+    record::*,
+};
+use std::collections::BTreeMap;
+use tokio_util::sync::CancellationToken;
+
+/// How to verify. The default checks CRCs alone, silently.
+#[derive(Clone, Default)]
+pub struct VerifyOptions {
+    /// Whether to compute each file's whole digest too. Default: no.
+    pub digest: bool,
+    /// Called with bytes checked and bytes in all. Default: nobody is.
+    pub progress: Option<ProgressCallback>,
+    /// Ends the check early with [`Error::Cancelled`]. Default: none.
+    pub cancel: Option<CancellationToken>,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Files checked.
+    pub files: u64,
+    /// Blocks checked; those of content with several names once.
+    pub blocks: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// What is damaged.
+    pub bad: Vec<BadBlock>,
+}
+
+/// A block that is not what was sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BadBlock {
+    /// The repo, with its commit.
+    pub repo: String,
+    /// The file.
+    pub path: String,
+    /// The chunk, from 0.
+    pub chunk: u32,
+    /// The block within the chunk, from 0.
+    pub block: u32,
+    /// What was expected and found.
+    pub reason: String,
+}
+
+impl ModelCache {
+    /// Reads content from the disk and holds it against what was sealed: of the whole store, of one repo, or of the files `globs`
+    /// match.
+    ///
+    /// Files stay readable meanwhile. Cost: one read of everything checked, past the page cache.
+    ///
+    /// # Errors
+    /// [`Error::NotInStore`], [`Error::FileNotFound`] for a glob that matches nothing here, [`Error::Cancelled`]. Damage is no
+    /// error but a finding: see [`VerifyReport::bad`].
+    pub fn verify(&self, repo: Option<&str>, globs: &[String], options: &VerifyOptions) -> Result<VerifyReport> {
+        let globs = Globs::new(globs)?;
+        let names = self.names_to_verify(repo, &globs)?;
+        // Content with several names is read once.
+        let mut contents: BTreeMap<u64, Vec<&(PinnedRepo, FilePath, FileMetadata)>> = BTreeMap::new();
+        for name in &names {
+            contents.entry(name.2.blob_id).or_default().push(name);
+        }
+        let total_bytes = contents.values().map(|names| names[0].2.size_bytes).sum();
+        let mut report = VerifyReport { files: names.len() as u64, ..VerifyReport::default() };
+        for names in contents.values() {
+            let (repo, path, metadata) = names[0];
+            let mut findings = Vec::new();
+            let before = report.bytes;
+            let mut tell = |bytes: u64| {
+                report.bytes = before + bytes;
+                if let Some(progress) = &options.progress {
+                    progress(report.bytes, total_bytes);
+                }
+                match &options.cancel {
+                    Some(cancel) if cancel.is_cancelled() => Err(Error::Cancelled),
+                    _ => Ok(()),
+                }
+            };
+            match self.verify_one(repo, path, metadata, options.digest, &mut findings, &mut tell) {
+                Ok(()) => {}
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                // A file that can't even be opened is damaged as a whole.
+                Err(error) => findings.push((0, crate::progress::chain(&error))),
+            }
+            report.blocks += blocks(metadata.size_bytes);
+            for (repo, path, _) in names {
+                report.bad.extend(findings.iter().map(|(block, reason)| BadBlock {
+                    repo: repo.to_string(),
+                    path: path.to_string(),
+                    chunk: (block / BLOCKS_PER_CHUNK) as u32,
+                    block: (block % BLOCKS_PER_CHUNK) as u32,
+                    reason: reason.clone(),
+                }));
+            }
+        }
+        Ok(report)
+    }
+
+    fn names_to_verify(&self, repo: Option<&str>, globs: &Globs) -> Result<Vec<(PinnedRepo, FilePath, FileMetadata)>> {
+        let Some(repo) = repo else { return self.store().all_files() };
+        let spec: RepoSpec = repo.parse()?;
+        let mut names = Vec::new();
+        for pinned in self.store().all_repos(&spec)? {
+            let files = self.store().files_of(&pinned)?;
+            names.extend(files.into_iter().map(|(path, metadata)| (pinned.clone(), path, metadata)));
+        }
+        if names.is_empty() {
+            return Err(Error::NotInStore { repo: spec });
+        }
+        globs.each_matches(&spec.repo, None, names.iter().map(|(_, path, _)| path.as_str()))?;
+        names.retain(|(_, path, _)| globs.is_empty() || globs.matches(path.as_str()));
+        Ok(names)
+    }
+
+    fn verify_one(
+        &self,
+        repo: &PinnedRepo,
+        path: &FilePath,
+        metadata: &FileMetadata,
+        digest: bool,
+        findings: &mut Vec<(u64, String)>,
+        tell: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        // Removed since it was listed: nothing to say of it.
+        let Some(file) = self.store().open_file(repo, path, false)? else { return Ok(()) };
+        let expected: Digest = metadata.digest.parse()?;
+        let mut hasher = digest.then(|| expected.hasher(metadata.size_bytes));
+        let mut done_bytes = 0;
+        file.read_blocks(|block, bytes, crc| {
+            match bytes {
+                Ok(bytes) => {
+                    let found = crc32c::crc32c(bytes);
+                    if found != crc {
+                        findings.push((block, format!("its CRC32C is {found:08x}, {crc:08x} was sealed")));
+                    }
+                    if let Some(hasher) = &mut hasher {
+                        hasher.update(bytes);
+                    }
+                    done_bytes += bytes.len() as u64;
+                }
+                Err(error) => {
+                    findings.push((block, crate::progress::chain(&error)));
+                    hasher = None;
+                    let range = block_range(metadata.size_bytes, block);
+                    done_bytes += range.end - range.start;
+                }
+            }
+            tell(done_bytes)
+        })?;
+        if let Some(found) = hasher.map(crate::digest::Hasher::finish)
+            && found != expected
+            && findings.is_empty()
+        {
+            findings.push((0, format!("its digest is {found}, {expected} was promised, though every CRC32C holds")));
+        }
+        Ok(())
+    }
+}

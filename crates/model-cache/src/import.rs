@@ -1,0 +1,220 @@
+//! Local files into the store, under a name of their own.
+
+use crate::{
+    cache::ModelCache,
+    digest::Hasher,
+    error::{Error, Result},
+    key::PinnedRepo,
+    name::{FilePath, RepoId, RepoSpec},
+    progress::ProgressCallback,
+    record::*,
+    store::{Fill, Wanted},
+};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How to import.
+#[derive(Clone, Default)]
+pub struct ImportOptions {
+    /// Called with bytes read and bytes in all. Default: nobody is.
+    pub progress: Option<ProgressCallback>,
+    /// Ends the import early with [`Error::Cancelled`]; files imported by then stay. Default: none.
+    pub cancel: Option<CancellationToken>,
+}
+
+/// What an import did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ImportReport {
+    /// The repo imported into.
+    pub repo: RepoId,
+    /// Files imported.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Bytes of them whose content was here already.
+    pub here_bytes: u64,
+}
+
+/// Folders that are a tool's own, never a model's.
+const SKIPPED_FOLDERS: [&str; 3] = [".git", ".cache", "__pycache__"];
+
+impl ModelCache {
+    /// Copies local files into the store under the name `repo`, their SHA-256 computed on the way.
+    ///
+    /// A file keeps its name; of a folder come all files, under their paths within it, but for `.git`, `.cache` and
+    /// `__pycache__`. A name that is taken is given the new content; who reads the old one goes on reading it. Symbolic links are followed to
+    /// files, not to folders.
+    ///
+    /// # Errors
+    /// Before anything is stored: [`Error::InvalidRepo`] (a revision can't be given: an import has no commits), [`Error::Io`] for
+    /// what can't be read, [`Error::InvalidPath`] for names the store refuses. [`Error::ContentChanged`] for a file that
+    /// changes while it is read.
+    pub fn import(&self, repo: &str, paths: &[PathBuf], options: &ImportOptions) -> Result<ImportReport> {
+        let spec: RepoSpec = repo.parse()?;
+        if spec.revision.is_some() {
+            return Err(Error::InvalidRepo { name: spec.to_string(), reason: "an import has no revisions; write org/name" });
+        }
+        let repo = PinnedRepo::import(spec.repo);
+        let mut sources = BTreeMap::new();
+        for path in paths {
+            collect(path, &mut sources)?;
+        }
+        if sources.is_empty() {
+            let value = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ");
+            return Err(Error::InvalidOption { name: "PATH", value, reason: "there is no file to import".to_owned() });
+        }
+        let total_bytes = sources.values().map(|(_, size_bytes)| size_bytes).sum();
+        let mut report = ImportReport { repo: repo.repo.clone(), files: 0, bytes: 0, here_bytes: 0 };
+        for (path, (source, size_bytes)) in sources {
+            let before = report.bytes;
+            let tell = |bytes: u64| {
+                if let Some(progress) = &options.progress {
+                    progress(before + bytes, total_bytes);
+                }
+                match &options.cancel {
+                    Some(cancel) if cancel.is_cancelled() => Err(Error::Cancelled),
+                    _ => Ok(()),
+                }
+            };
+            if self.import_one(&repo, path, &source, size_bytes, &tell)? {
+                report.here_bytes += size_bytes;
+            }
+            report.files += 1;
+            report.bytes += size_bytes;
+        }
+        Ok(report)
+    }
+
+    /// Imports one file; says whether its content was here.
+    fn import_one(
+        &self,
+        repo: &PinnedRepo,
+        path: FilePath,
+        source: &Path,
+        size_bytes: u64,
+        tell: &dyn Fn(u64) -> Result<()>,
+    ) -> Result<bool> {
+        let mut file =
+            File::open(source).map_err(|error| Error::Io { action: "read", path: source.to_owned(), source: error })?;
+        tell(0)?;
+        let wanted = |digest| Wanted { repo: repo.clone(), path: path.clone(), size_bytes, digest };
+        if size_bytes <= INLINE_BYTES {
+            let mut bytes = vec![0; size_bytes as usize];
+            read_exactly(&mut file, source, &mut bytes)?;
+            at_end(&mut file, source, repo, &path, size_bytes)?;
+            let mut hasher = Hasher::sha256();
+            hasher.update(&bytes);
+            let wanted = wanted(hasher.finish());
+            let here = self.store().link_if_here(&wanted)?;
+            if !here {
+                self.store().seal_inline(&wanted, &bytes)?;
+            }
+            tell(size_bytes)?;
+            return Ok(here);
+        }
+        let fill = self.store().begin_import(repo, &path, size_bytes)?;
+        let filled = fill_from(&fill, &mut file, source, tell)
+            .and_then(|()| at_end(&mut file, source, repo, &path, size_bytes))
+            .and_then(|()| {
+                let mut hasher = Hasher::sha256();
+                fill.hash(&mut hasher, 0..size_bytes)?;
+                let wanted = wanted(hasher.finish());
+                let here = self.store().link_if_here(&wanted)?;
+                if !here {
+                    fill.seal(&wanted)?;
+                }
+                Ok(here)
+            });
+        // What is not sealed under its digest by now never will be: an import can't be resumed, since its source may change.
+        if !matches!(filled, Ok(false)) {
+            fill.discard()?;
+        }
+        filled
+    }
+}
+
+/// Reads `file` into `fill`, block by block, each checksummed as it was read.
+fn fill_from(fill: &Arc<Fill>, file: &mut File, source: &Path, tell: &dyn Fn(u64) -> Result<()>) -> Result<()> {
+    let mut buffer = vec![0; BLOCK_BYTES as usize];
+    for block in 0..blocks(fill.size_bytes()) {
+        let range = block_range(fill.size_bytes(), block);
+        let bytes = &mut buffer[..(range.end - range.start) as usize];
+        read_exactly(file, source, bytes)?;
+        fill.write(range.start, bytes)?;
+        fill.land(block, crc32c::crc32c(bytes))?;
+        tell(range.end)?;
+    }
+    Ok(())
+}
+
+fn read_exactly(file: &mut File, source: &Path, bytes: &mut [u8]) -> Result<()> {
+    file.read_exact(bytes).map_err(|error| Error::Io { action: "read", path: source.to_owned(), source: error })
+}
+
+/// The error for a file that has grown since its size was taken.
+fn at_end(file: &mut File, source: &Path, repo: &PinnedRepo, path: &FilePath, size_bytes: u64) -> Result<()> {
+    let more = file.read(&mut [0]).map_err(|error| Error::Io { action: "read", path: source.to_owned(), source: error })?;
+    if more == 0 {
+        return Ok(());
+    }
+    Err(Error::ContentChanged {
+        repo: repo.repo.clone(),
+        path: path.clone(),
+        what: "size",
+        expected: size_bytes.to_string(),
+        found: "more".to_owned(),
+    })
+}
+
+/// Adds the files at or below `path`, each with its size, under the paths they get in the store.
+fn collect(path: &Path, sources: &mut BTreeMap<FilePath, (PathBuf, u64)>) -> Result<()> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { action: "read", path, source }
+    };
+    let metadata = fs::metadata(path).map_err(failed(path))?;
+    if metadata.is_file() {
+        let name = path.file_name().unwrap_or_default();
+        return add(Path::new(name), path, metadata.len(), sources);
+    }
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(failed(&folder))? {
+            let entry = entry.map_err(failed(&folder))?;
+            let here = entry.path();
+            let kind = entry.file_type().map_err(failed(&here))?;
+            if kind.is_dir() {
+                if !SKIPPED_FOLDERS.iter().any(|skipped| entry.file_name() == *skipped) {
+                    folders.push(here);
+                }
+                continue;
+            }
+            let metadata = fs::metadata(&here).map_err(failed(&here))?;
+            if metadata.is_file() {
+                let within = here.strip_prefix(path).unwrap_or(&here).to_owned();
+                add(&within, &here, metadata.len(), sources)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn add(name: &Path, source: &Path, size_bytes: u64, sources: &mut BTreeMap<FilePath, (PathBuf, u64)>) -> Result<()> {
+    let Some(text) = name.to_str() else {
+        return Err(Error::InvalidPath { path: name.to_string_lossy().into_owned(), reason: "it is not UTF-8" });
+    };
+    let path: FilePath = text.parse()?;
+    if let Some((other, _)) = sources.insert(path, (source.to_owned(), size_bytes))
+        && other != source
+    {
+        return Err(Error::InvalidPath { path: text.to_owned(), reason: "two of the files to import would have this name" });
+    }
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! What is here: repos, their files, and how much room they take.
+
+use crate::{
+    cache::ModelCache,
+    error::{Attempted, Error, Result},
+    key::{self, PinnedRepo},
+    name::{CommitId, FilePath, RepoId, RepoSpec},
+    record::*,
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, SystemTime},
+};
+
+/// One repo at one commit, or an import.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RepoSummary {
+    /// The repo.
+    pub repo: RepoId,
+    /// The commit; none for an import.
+    pub commit: Option<CommitId>,
+    /// The quants of which every file is here.
+    pub quants: Vec<String>,
+    /// How many files are here.
+    pub files: u64,
+    /// Bytes of them; content shared with other repos counts in each.
+    pub size_bytes: u64,
+    /// When a file of it was last opened, as far as that was written down.
+    pub last_used: Option<SystemTime>,
+    /// Processes that read a file of it now, as far as this one may look.
+    pub readers: Vec<u32>,
+}
+
+/// The files of one repo at one commit.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RepoFiles {
+    /// The repo.
+    pub repo: RepoId,
+    /// The commit; none for an import.
+    pub commit: Option<CommitId>,
+    /// Its files, sorted by path, unfinished ones included.
+    pub files: Vec<FileInfo>,
+}
+
+/// One file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FileInfo {
+    /// Its path.
+    pub path: FilePath,
+    /// Its size.
+    pub size_bytes: u64,
+    /// How many chunks it is stored in.
+    pub chunks: u32,
+    /// `sha256:<hex>` or `git-sha1:<hex>`.
+    pub digest: String,
+    /// How far it is.
+    pub state: FileState,
+    /// Bytes of it that are here.
+    pub landed_bytes: u64,
+    /// Processes that read it now, as far as this one may look.
+    pub readers: Vec<u32>,
+}
+
+/// How far a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileState {
+    /// Complete, verified, visible to readers.
+    Sealed,
+    /// Begun; a pull finishes it.
+    Filling,
+}
+
+impl FileState {
+    /// The state as it is written: lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::Filling => "filling",
+        }
+    }
+}
+
+/// How much is here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Names of complete files.
+    pub files: u64,
+    /// Chunks of complete content; content with several names counts once.
+    pub chunks: u64,
+    /// Bytes of complete content.
+    pub live_bytes: u64,
+    /// Bytes reserved for content that is being fetched, or was begun.
+    pub filling_bytes: u64,
+    /// Bytes of content without a name that waits for its last reader.
+    pub doomed_bytes: u64,
+    /// Disk space of the whole store, as `du` counts it.
+    pub disk_bytes: u64,
+}
+
+impl ModelCache {
+    /// Every repo that has a file here, a row for each commit of it, sorted by name.
+    ///
+    /// Cost: reads every name's record; where files are being read, also `/proc`, to name the readers.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn list(&self) -> Result<Vec<RepoSummary>> {
+        let mut repos: BTreeMap<PinnedRepo, Vec<(FilePath, FileMetadata)>> = BTreeMap::new();
+        for (repo, path, metadata) in self.store().all_files()? {
+            repos.entry(repo).or_default().push((path, metadata));
+        }
+        repos.into_iter().map(|(repo, files)| self.summary(repo, &files)).collect()
+    }
+
+    fn summary(&self, repo: PinnedRepo, files: &[(FilePath, FileMetadata)]) -> Result<RepoSummary> {
+        let store = self.store();
+        let mut quants = Vec::new();
+        if let Some(entry) = store.get_manifest(&repo)? {
+            let here: HashSet<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
+            let complete = |quant: &&QuantEntry| entry.files_of(quant).iter().all(|path| here.contains(path.as_str()));
+            quants.extend(entry.quants.iter().filter(complete).map(|quant| quant.key.clone()));
+        }
+        let (mut last_used, mut readers) = (None, Vec::new());
+        for (_, metadata) in files {
+            last_used = last_used.max(store.last_used_unix_ms(metadata.blob_id)?);
+            readers.extend(store.readers(metadata.blob_id)?);
+        }
+        readers.sort_unstable();
+        readers.dedup();
+        Ok(RepoSummary {
+            repo: repo.repo,
+            commit: repo.commit,
+            quants,
+            files: files.len() as u64,
+            size_bytes: files.iter().map(|(_, metadata)| metadata.size_bytes).sum(),
+            last_used: last_used.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)),
+            readers,
+        })
+    }
+
+    /// The files of `repo` that are here or were begun: at the commit given, else at each commit that has any, the one local reads
+    /// go to first.
+    ///
+    /// # Errors
+    /// [`Error::NotInStore`] if there are none.
+    pub fn files(&self, repo: &str) -> Result<Vec<RepoFiles>> {
+        let spec: RepoSpec = repo.parse()?;
+        let mut repos = self.store().local_repos(&spec)?;
+        for pinned in self.store().all_repos(&spec)? {
+            if !repos.contains(&pinned) {
+                repos.push(pinned);
+            }
+        }
+        if spec.revision.is_some() {
+            repos.truncate(1);
+        }
+        let mut filling: HashMap<PinnedRepo, Vec<FileInfo>> = HashMap::new();
+        for (blob_key, blob) in self.store().all_blobs()? {
+            if blob.state != BlobState::Filling {
+                continue;
+            }
+            if let Some((pinned, path)) = key::parse_home(&blob.home)
+                && repos.contains(&pinned)
+            {
+                let info = FileInfo {
+                    path,
+                    size_bytes: blob.size_bytes,
+                    chunks: chunks(blob.size_bytes),
+                    digest: blob_key.strip_prefix("blob:").unwrap_or_default().to_owned(),
+                    state: FileState::Filling,
+                    landed_bytes: self.store().landed_bytes(&blob_key)?,
+                    readers: Vec::new(),
+                };
+                filling.entry(pinned).or_default().push(info);
+            }
+        }
+        let mut found = Vec::new();
+        for pinned in repos {
+            let mut files = filling.remove(&pinned).unwrap_or_default();
+            for (path, metadata) in self.store().files_of(&pinned)? {
+                files.push(FileInfo {
+                    path,
+                    size_bytes: metadata.size_bytes,
+                    chunks: chunks(metadata.size_bytes),
+                    digest: metadata.digest,
+                    state: FileState::Sealed,
+                    landed_bytes: metadata.size_bytes,
+                    readers: self.store().readers(metadata.blob_id)?,
+                });
+            }
+            if !files.is_empty() {
+                files.sort_by(|a, b| a.path.cmp(&b.path));
+                found.push(RepoFiles { repo: pinned.repo, commit: pinned.commit, files });
+            }
+        }
+        if found.is_empty() { Err(Error::NotInStore { repo: spec }) } else { Ok(found) }
+    }
+
+    /// How much is here, and how much disk it takes.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn stats(&self) -> Result<Stats> {
+        let mut stats = Stats { files: self.store().all_files()?.len() as u64, ..Stats::default() };
+        for (_, blob) in self.store().all_blobs()? {
+            match blob.state {
+                BlobState::Sealed => {
+                    stats.chunks += u64::from(chunks(blob.size_bytes));
+                    stats.live_bytes += blob.size_bytes;
+                }
+                BlobState::Filling => stats.filling_bytes += blob.size_bytes,
+                BlobState::Doomed | BlobState::Freeing => stats.doomed_bytes += blob.size_bytes,
+            }
+        }
+        let folder = self.store().folder();
+        stats.disk_bytes = storage::allocated_bytes(folder).attempted(|| format!("could not measure {}", folder.display()))?;
+        Ok(stats)
+    }
+}

@@ -1,0 +1,78 @@
+//! Disk space: what is freed returns to the file system and stays returned.
+
+mod common;
+
+use common::*;
+use storage::*;
+
+const CHUNK_BYTES: u64 = 100 << 20;
+
+#[test]
+fn our_builds_may_punch_and_open_files_beside_the_engine() {
+    assert!(can_punch(), "libmdbx was built without -DMDBX_USE_FALLOCATE=0: {}", engine_options());
+    assert!(locks_survive_own_descriptions(), "{}", engine_options());
+}
+
+#[test]
+fn holes_survive_growth_and_an_exclusive_reopen() {
+    let folder = tempfile::tempdir().unwrap();
+    let extents = open_extents(folder.path());
+    let placed = reserve(&extents, 1, "a", &[CHUNK_BYTES; 4]).unwrap();
+    extents.sync().unwrap();
+    let writer = extents.open_writer().unwrap();
+    // The first three; the last keeps the file from shrinking.
+    for extent in &placed[..3] {
+        writer.punch(extent).unwrap();
+    }
+    let allocated = || allocated_bytes(folder.path()).unwrap();
+    assert!(allocated() < CHUNK_BYTES + (4 << 20), "{} after the punch", allocated());
+    // Growth, twice.
+    reserve(&extents, 2, "b", &[CHUNK_BYTES; 2]).unwrap();
+    assert!(allocated() < 3 * CHUNK_BYTES + (4 << 20), "{} after growth", allocated());
+    drop((extents, writer));
+    for round in 0..3 {
+        let extents = open_extents(folder.path());
+        assert!(allocated() < 3 * CHUNK_BYTES + (4 << 20), "{} after reopening {round}", allocated());
+        assert!(read(&extents, &placed[1]).iter().all(|byte| *byte == 0), "a hole reads as zeros");
+        assert_eq!(extents.locate("a:1").unwrap(), Some(placed[1]));
+        // Its header region's first page stays, for libmdbx and for whoever finds the extent.
+        assert_eq!(extents.reader().read_header(&placed[1]).unwrap().unwrap().owner, 1);
+    }
+}
+
+#[test]
+fn a_store_that_held_many_extents_ends_small() {
+    const EXTENTS: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let mib = |what: &str| {
+        let file = std::fs::metadata(folder.path().join("mdbx.dat")).unwrap().len();
+        let allocated = allocated_bytes(folder.path()).unwrap();
+        println!("{what}: {:.2} MiB allocated, file of {} MiB", allocated as f64 / (1 << 20) as f64, file >> 20);
+        allocated
+    };
+    let extents = open_extents(folder.path());
+    mib("empty");
+    for n in 0..EXTENTS as u64 / 20 {
+        reserve(&extents, n, &format!("a{n}"), &[CHUNK_BYTES; 20]).unwrap();
+    }
+    extents.sync().unwrap();
+    mib("full");
+    for n in 0..EXTENTS / 20 {
+        let keys: Vec<_> = (0..20).map(|m| format!("a{n}:{m}")).collect();
+        free(&extents, &keys).unwrap();
+        mib("freed 20");
+    }
+    extents.sync().unwrap();
+    let allocated = mib("synced");
+    assert!(allocated < 16 << 20);
+    for key in ["x", "y", "z"] {
+        reserve(&extents, 9, key, &[1]).unwrap();
+        mib("another commit");
+        extents.sync().unwrap();
+        mib("and sync");
+    }
+    drop(extents);
+    mib("closed");
+    drop(open_extents(folder.path()));
+    assert!(mib("reopened") < 16 << 20);
+}
