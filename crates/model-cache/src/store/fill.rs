@@ -1,6 +1,6 @@
 //! How content comes in: [`Store::acquire`] finds or begins a blob, [`Fill`] writes into it, and a seal makes it visible.
 
-use super::{ANY_FILL_LEASE, Store, link, writing};
+use super::{ANY_FILL_LEASE, Store, free::Freed, link, writing};
 use crate::{
     digest::{Digest, Hasher},
     error::{Attempted, Error, Result},
@@ -79,10 +79,9 @@ impl Store {
     pub(crate) fn acquire(self: &Arc<Self>, wanted: &Wanted) -> Result<Acquired> {
         debug_assert!(wanted.size_bytes > INLINE_BYTES, "small files are sealed in one transaction");
         let blob_key = key::blob(&wanted.digest);
-        let meta_key = key::meta(&wanted.repo, &wanted.path);
         loop {
-            let txn = self.begin_write()?;
-            let id = match txn.get(&BLOBS, &blob_key).attempted(writing)? {
+            // Looked up in a read first: whoever waits for another's fill asks again and again, and takes no writer's place.
+            let id = match self.blob(&blob_key)? {
                 Some(blob) if blob.size_bytes != wanted.size_bytes => {
                     return Err(Error::BadAnswer {
                         url: wanted.name(),
@@ -92,33 +91,18 @@ impl Store {
                         ),
                     });
                 }
-                Some(mut blob) if matches!(blob.state, BlobState::Sealed | BlobState::Doomed) => {
-                    self.replace_name(&txn, &meta_key, &blob_key)?;
-                    if blob.state == BlobState::Doomed {
-                        blob.state = BlobState::Sealed;
-                        txn.delete(&STORE, &key::doomed(blob.id)).attempted(writing)?;
-                    }
-                    let id = blob.id;
-                    link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))?;
-                    txn.commit().attempted(writing)?;
-                    return Ok(Acquired::Here);
-                }
-                Some(blob) if blob.state == BlobState::Freeing => {
-                    drop(txn);
-                    // Finish it, unless whoever began is still at it; then begin anew.
-                    match self.free_blob(&blob_key, blob.id)? {
-                        super::free::Freed::Busy => return Ok(Acquired::Busy { landed_bytes: 0 }),
-                        _ => continue,
-                    }
-                }
-                Some(blob) => blob.id,
-                None => {
-                    let id = self.next_blob_id(&txn)?;
-                    let blob = new_blob(id, key::home(&wanted.repo, &wanted.path), wanted.size_bytes);
-                    txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
-                    txn.commit().attempted(writing)?;
-                    id
-                }
+                Some(blob) if blob.state == BlobState::Filling => blob.id,
+                // Finish it, unless whoever began is still at it; then begin anew.
+                Some(blob) if blob.state == BlobState::Freeing => match self.free_blob(&blob_key, blob.id)? {
+                    Freed::Busy => return Ok(Acquired::Busy { landed_bytes: 0 }),
+                    Freed::Freed | Freed::Gone => continue,
+                },
+                Some(_) if self.link_content(wanted, &blob_key)? => return Ok(Acquired::Here),
+                Some(_) => continue,
+                None => match self.begin_blob(wanted, &blob_key)? {
+                    Some(id) => id,
+                    None => continue,
+                },
             };
             let Some(lease) = self.leases.try_exclusive(id).attempted(|| format!("could not lease blob {id}"))? else {
                 return Ok(Acquired::Busy { landed_bytes: self.landed_bytes(&blob_key)? });
@@ -210,25 +194,49 @@ impl Store {
         self.free_doomed()
     }
 
-    /// Links `wanted` to content that is here, if it is; false if not.
+    /// Links `wanted` to content that is here, if it is; false if not. Cost where it is linked already, or not here: one read.
     pub(crate) fn link_if_here(&self, wanted: &Wanted) -> Result<bool> {
         let blob_key = key::blob(&wanted.digest);
-        let sealed = |blob: &BlobRecord| blob.state == BlobState::Sealed && blob.size_bytes == wanted.size_bytes;
-        if !self.blob(&blob_key)?.as_ref().is_some_and(sealed) {
+        let Some(blob) = self.blob(&blob_key)? else { return Ok(false) };
+        if !is_content_of(&blob, wanted) {
             return Ok(false);
         }
-        let txn = self.begin_write()?;
-        let Some(mut blob) = txn.get(&BLOBS, &blob_key).attempted(writing)?.filter(sealed) else { return Ok(false) };
-        let meta_key = key::meta(&wanted.repo, &wanted.path);
-        if blob.names.contains(&meta_key) && txn.get(&METADATA, &meta_key).attempted(writing)?.is_some() {
+        if blob.names.contains(&key::meta(&wanted.repo, &wanted.path)) && self.has_name(&wanted.repo, &wanted.path)? {
             return Ok(true);
         }
-        self.replace_name(&txn, &meta_key, &blob_key)?;
+        self.link_content(wanted, &blob_key)
+    }
+
+    /// Names content that is whole, also such as no name led to any more; false if it is not here after all.
+    fn link_content(&self, wanted: &Wanted, blob_key: &str) -> Result<bool> {
+        let txn = self.begin_write()?;
+        let Some(mut blob) = txn.get(&BLOBS, blob_key).attempted(writing)?.filter(|blob| is_content_of(blob, wanted)) else {
+            return Ok(false);
+        };
+        let meta_key = key::meta(&wanted.repo, &wanted.path);
+        self.replace_name(&txn, &meta_key, blob_key)?;
+        if blob.state == BlobState::Doomed {
+            blob.state = BlobState::Sealed;
+            txn.delete(&STORE, &key::doomed(blob.id)).attempted(writing)?;
+        }
         let id = blob.id;
-        link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))?;
+        link(&txn, &mut blob, blob_key, meta_key, &wanted.metadata(id))?;
         txn.commit().attempted(writing)?;
         self.free_doomed()?;
         Ok(true)
+    }
+
+    /// Writes the row of a blob to be filled, before anything is reserved for it; `None` if somebody else was first.
+    fn begin_blob(&self, wanted: &Wanted, blob_key: &str) -> Result<Option<u64>> {
+        let txn = self.begin_write()?;
+        if txn.get(&BLOBS, blob_key).attempted(writing)?.is_some() {
+            return Ok(None);
+        }
+        let id = self.next_blob_id(&txn)?;
+        let blob = new_blob(id, key::home(&wanted.repo, &wanted.path), wanted.size_bytes);
+        txn.put(&BLOBS, blob_key, &blob).attempted(writing)?;
+        txn.commit().attempted(writing)?;
+        Ok(Some(id))
     }
 
     /// Takes `meta_key` away from the content it leads to now, if that is another than `blob_key`'s.
@@ -341,6 +349,11 @@ impl Store {
             other => other,
         }
     }
+}
+
+/// Whether the blob is whole, and of the size that goes with `wanted`'s digest.
+fn is_content_of(blob: &BlobRecord, wanted: &Wanted) -> bool {
+    matches!(blob.state, BlobState::Sealed | BlobState::Doomed) && blob.size_bytes == wanted.size_bytes
 }
 
 fn new_blob(id: u64, home: String, size_bytes: u64) -> BlobRecord {
