@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use nix::sys::signal::{Signal, kill};
 use storage::*;
 
 const CHUNK_BYTES: u64 = 100 << 20;
@@ -75,4 +76,34 @@ fn a_store_that_held_many_extents_ends_small() {
     mib("closed");
     drop(open_extents(folder.path()));
     assert!(mib("reopened") < 16 << 20);
+}
+
+#[test]
+fn space_taken_by_a_reservation_that_was_killed_is_taken_by_the_next() {
+    const NAME: &str = "space_taken_by_a_reservation_that_was_killed_is_taken_by_the_next";
+    const SIZES: [u64; 10] = [CHUNK_BYTES; 10];
+    if let Some(folder) = child_argument() {
+        let extents = open_extents(&folder);
+        let writer = extents.open_writer().unwrap();
+        let txn = extents.begin_reserve().unwrap();
+        txn.reserve(&writer, 1, BLOCK_BYTES, &specs("killed", &SIZES)).unwrap();
+        kill(nix::unistd::Pid::this(), Signal::SIGKILL).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    reserve(&open_extents(folder.path()), 1, "before", &[CHUNK_BYTES]).unwrap();
+    assert!(!child(NAME, folder.path()).output().unwrap().status.success());
+    let mib = |what: &str| {
+        let mib = allocated_bytes(folder.path()).unwrap() >> 20;
+        println!("{what}: {mib} MiB");
+        mib
+    };
+    mib("killed");
+    let extents = open_extents(folder.path());
+    mib("opened again");
+    assert_eq!(extents.locate("killed:0").unwrap(), None);
+    reserve(&extents, 2, "next", &SIZES).unwrap();
+    assert!(mib("reserved as much again") < 1104);
+    let keys: Vec<_> = (0..SIZES.len()).map(|n| format!("next:{n}")).collect();
+    free(&extents, &keys).unwrap();
+    assert!(mib("and freed it") < 104);
 }

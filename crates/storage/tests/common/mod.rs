@@ -61,7 +61,10 @@ pub(crate) fn child_argument() -> Option<PathBuf> {
 /// This test binary, to run the test called `name` again as a child with `argument`.
 pub(crate) fn child(name: &str, argument: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, argument).stdin(Stdio::null());
+    command
+        .args(["--exact", name, "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(CHILD, argument)
+        .stdin(Stdio::null());
     command
 }
 
@@ -71,6 +74,7 @@ pub(crate) fn run_child(name: &str, argument: &Path) -> Output {
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     print!("{said}");
     assert!(output.status.success(), "child {name}: {}\n{said}\n{complained}", output.status);
+    assert!(said.contains("1 passed"), "no test is called {name}");
     output
 }
 
@@ -120,5 +124,6 @@ pub(crate) fn run_in_mount_namespace(name: &str, argument: &Path) -> bool {
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     print!("{said}");
     assert!(output.status.success(), "child {name}: {}\n{said}\n{complained}", output.status);
+    assert!(said.contains("1 passed"), "no test is called {name}");
     true
 }
