@@ -42,7 +42,9 @@ fn open(c: &mut Criterion) {
     let cache = ModelCache::open(dir.path().join("store")).unwrap();
     cache.import(REPO, std::slice::from_ref(&source), &ImportOptions::default()).unwrap();
     let mut group = c.benchmark_group("open one slice");
-    group.bench_function("model-cache get_file", |b| b.iter(|| black_box(cache.get_file(REPO, "model.bin").unwrap().unwrap().len())));
+    group.bench_function("model-cache get_file", |b| {
+        b.iter(|| black_box(cache.get_file(REPO, "model.bin").unwrap().unwrap().len()))
+    });
     group.bench_function("plain file, std::fs::File and metadata", |b| {
         b.iter(|| black_box(File::open(&source).unwrap().metadata().unwrap().len()));
     });

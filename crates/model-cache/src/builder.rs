@@ -9,6 +9,7 @@ use crate::{
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use storage::StorageRegistry;
 
@@ -37,6 +38,7 @@ pub struct ModelCacheBuilder {
     offline: Option<bool>,
     connections: usize,
     memory_budget_bytes: u64,
+    read_timeout: Option<Duration>,
     side_by_side: bool,
 }
 
@@ -59,6 +61,7 @@ impl ModelCacheBuilder {
             offline: None,
             connections: 8,
             memory_budget_bytes: 48 << 20,
+            read_timeout: None,
             side_by_side: cfg!(target_os = "linux"),
         }
     }
@@ -101,6 +104,12 @@ impl ModelCacheBuilder {
         self
     }
 
+    /// The longest wait for a file's next byte; then the connection is made anew. Default: `HF_HUB_DOWNLOAD_TIMEOUT`, else 10 s.
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.read_timeout = Some(timeout);
+        self
+    }
+
     /// Whether chunks are mapped side by side into one slice. Default: yes on Linux. Where not, files are read chunk by chunk without
     /// a copy, and asking for one slice copies.
     pub fn side_by_side(mut self, side_by_side: bool) -> Self {
@@ -122,6 +131,9 @@ impl ModelCacheBuilder {
         if self.memory_budget_bytes < BASE_BYTES + CONNECTION_BYTES {
             return refuse("memory_budget_bytes", self.memory_budget_bytes.to_string(), "it is at least 10 MiB");
         }
+        if self.read_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return refuse("read_timeout", "0".to_owned(), "it is longer than nothing");
+        }
         if self.store.as_os_str().is_empty() {
             return refuse("store", String::new(), "it names a folder");
         }
@@ -135,6 +147,9 @@ impl ModelCacheBuilder {
         }
         if let Some(offline) = self.offline {
             config.offline = offline;
+        }
+        if let Some(timeout) = self.read_timeout {
+            config.read_timeout = timeout;
         }
         let registry = self.registry.unwrap_or_else(|| Arc::new(StorageRegistry::new(&self.store)));
         let store = Store::open(&registry, &self.store)?;

@@ -124,7 +124,11 @@ impl ModelCache {
             .and_then(|()| at_end(&mut file, source, repo, &path, size_bytes))
             .and_then(|()| {
                 let mut hasher = Hasher::sha256();
-                fill.hash(&mut hasher, 0..size_bytes)?;
+                for start in (0..size_bytes).step_by(BLOCK_BYTES as usize) {
+                    fill.hash(&mut hasher, start..size_bytes.min(start + BLOCK_BYTES))?;
+                    // All of it is read by now; this only asks whether to go on.
+                    tell(size_bytes)?;
+                }
                 let wanted = wanted(hasher.finish());
                 let here = self.store().link_if_here(&wanted)?;
                 if !here {

@@ -3,7 +3,7 @@
 use crate::{
     cache::ModelCache,
     error::{Attempted, Error, Result},
-    key::{self, PinnedRepo},
+    key::PinnedRepo,
     name::{CommitId, FilePath, RepoId, RepoSpec},
     record::*,
 };
@@ -22,9 +22,13 @@ pub struct RepoSummary {
     pub commit: Option<CommitId>,
     /// The quants of which every file is here.
     pub quants: Vec<String>,
-    /// How many files are here.
+    /// How many complete files are here.
     pub files: u64,
-    /// Bytes of them; content shared with other repos counts in each.
+    /// How many were begun and are not complete.
+    pub filling_files: u64,
+    /// Bytes of the unfinished ones that have landed.
+    pub landed_bytes: u64,
+    /// Bytes of the complete ones; content shared with other repos counts in each.
     pub size_bytes: u64,
     /// When a file of it was last opened, as far as that was written down.
     pub last_used: Option<SystemTime>,
@@ -103,7 +107,7 @@ pub struct Stats {
 }
 
 impl ModelCache {
-    /// Every repo that has a file here, a row for each commit of it, sorted by name.
+    /// Every repo that has a file here, complete or begun, a row for each commit of it, sorted by name.
     ///
     /// Cost: reads every name's record; where files are being read, also `/proc`, to name the readers.
     ///
@@ -114,10 +118,21 @@ impl ModelCache {
         for (repo, path, metadata) in self.store().all_files()? {
             repos.entry(repo).or_default().push((path, metadata));
         }
-        repos.into_iter().map(|(repo, files)| self.summary(repo, &files)).collect()
+        let mut filling: HashMap<PinnedRepo, Vec<u64>> = HashMap::new();
+        for (repo, _, _, landed_bytes) in self.store().fills()? {
+            repos.entry(repo.clone()).or_default();
+            filling.entry(repo).or_default().push(landed_bytes);
+        }
+        repos
+            .into_iter()
+            .map(|(repo, files)| {
+                let landed = filling.remove(&repo).unwrap_or_default();
+                self.summary(repo, &files, &landed)
+            })
+            .collect()
     }
 
-    fn summary(&self, repo: PinnedRepo, files: &[(FilePath, FileMetadata)]) -> Result<RepoSummary> {
+    fn summary(&self, repo: PinnedRepo, files: &[(FilePath, FileMetadata)], landed: &[u64]) -> Result<RepoSummary> {
         let store = self.store();
         let mut quants = Vec::new();
         if let Some(entry) = store.get_manifest(&repo)? {
@@ -137,6 +152,8 @@ impl ModelCache {
             commit: repo.commit,
             quants,
             files: files.len() as u64,
+            filling_files: landed.len() as u64,
+            landed_bytes: landed.iter().sum(),
             size_bytes: files.iter().map(|(_, metadata)| metadata.size_bytes).sum(),
             last_used: last_used.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)),
             readers,
@@ -160,20 +177,15 @@ impl ModelCache {
             repos.truncate(1);
         }
         let mut filling: HashMap<PinnedRepo, Vec<FileInfo>> = HashMap::new();
-        for (blob_key, blob) in self.store().all_blobs()? {
-            if blob.state != BlobState::Filling {
-                continue;
-            }
-            if let Some((pinned, path)) = key::parse_home(&blob.home)
-                && repos.contains(&pinned)
-            {
+        for (pinned, path, blob, landed_bytes) in self.store().fills()? {
+            if repos.contains(&pinned) {
                 let info = FileInfo {
                     path,
-                    size_bytes: blob.size_bytes,
-                    chunks: chunks(blob.size_bytes),
-                    digest: blob_key.strip_prefix("blob:").unwrap_or_default().to_owned(),
+                    size_bytes: blob.1.size_bytes,
+                    chunks: chunks(blob.1.size_bytes),
+                    digest: blob.0.strip_prefix("blob:").unwrap_or_default().to_owned(),
                     state: FileState::Filling,
-                    landed_bytes: self.store().landed_bytes(&blob_key)?,
+                    landed_bytes,
                     readers: Vec::new(),
                 };
                 filling.entry(pinned).or_default().push(info);

@@ -12,9 +12,8 @@ use crate::{
     data_file::{DataFile, ExtentHeader},
     disk,
     error::{Error, Result},
-    mdbx::{ExtentsDb, PAGE_HEADER_BYTES, Placed, Unread, Writing},
+    mdbx::{ExtentsDb, PAGE_HEADER_BYTES, Placed, Unread, WriteMap, Writing},
 };
-use libmdbx::WriteMap;
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},

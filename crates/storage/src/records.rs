@@ -3,9 +3,8 @@
 use crate::{
     codec::Record,
     error::{Error, Result},
-    mdbx::{Cursor, Reading, RecordsDb, WriteFlags, Writing},
+    mdbx::{Cursor, EngineError, NoWriteMap, Reading, RecordsDb, WriteFlags, Writing},
 };
-use libmdbx::NoWriteMap;
 use std::{borrow::Cow, marker::PhantomData, path::Path};
 
 /// A named table of records of type `R`, keys being text.
@@ -177,7 +176,7 @@ impl WriteTxn<'_> {
         let handle = self.txn.open_table(table)?;
         match self.txn.put(&handle, key, bytes, flags) {
             Ok(()) => Ok(true),
-            Err(libmdbx::Error::KeyExist) => Ok(false),
+            Err(EngineError::KeyExist) => Ok(false),
             Err(source) => Err(self.db.error("write a record", source)),
         }
     }

@@ -69,9 +69,10 @@ pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<
         return Ok(Vec::new());
     }
     loop {
+        let permit = lane.permit().await;
+        // Tried again by the policy inside, so that its error is final.
+        let location = lane.resolve(file).await?;
         let attempt = async {
-            let _permit = lane.permit().await;
-            let location = lane.resolve(file).await?;
             match lane.hub.get_range(&location, 0..file.size_bytes).await? {
                 RangeOutcome::Expired(error) => Ok(Err(error)),
                 RangeOutcome::Body(mut body) => {
@@ -102,6 +103,7 @@ pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<
                 }
             }
             Err(error) => {
+                drop(permit);
                 failed += 1;
                 lane.wait_after(failed, path, error).await?;
             }
@@ -125,11 +127,13 @@ struct FileFetch<'a> {
     fetched_bytes: AtomicU64,
 }
 
-/// How one request ended, if not with an error.
+/// How one request ended, if not with an error that is final.
 enum Fetched {
     Pace(Pace),
     /// Another connection streams the whole file.
     Superseded,
+    /// Whether it is tried again is the policy's to say.
+    Broken(Error),
 }
 
 impl FileFetch<'_> {
@@ -148,13 +152,13 @@ impl FileFetch<'_> {
             let missing_before = self.plan().missing_blocks();
             let result = self.fetch(&mut taken).await;
             drop(taken);
-            match result {
-                Ok(Fetched::Pace(now)) => {
+            match result? {
+                Fetched::Pace(now) => {
                     failed = 0;
                     pace = now;
                 }
-                Ok(Fetched::Superseded) => return Ok(()),
-                Err(error) => {
+                Fetched::Superseded => return Ok(()),
+                Fetched::Broken(error) => {
                     drop(permit);
                     // Progress, by whichever connection, shows that the server is there.
                     failed = if self.plan().missing_blocks() < missing_before { 1 } else { failed + 1 };
@@ -167,18 +171,25 @@ impl FileFetch<'_> {
     async fn fetch(&self, taken: &mut Taken<'_, '_>) -> Result<Fetched> {
         let blocks = taken.range.clone();
         let bytes = block_range(self.file.size_bytes, blocks.start).start..block_range(self.file.size_bytes, blocks.end - 1).end;
+        let asked_blocks = blocks.end - blocks.start;
         loop {
+            // Tried again by the policy inside, so that its error is final.
             let location = self.location().await?;
             let asked = Instant::now();
-            match self.lane.hub.get_range(&location, bytes.clone()).await? {
+            let outcome = match self.lane.hub.get_range(&location, bytes.clone()).await {
+                Ok(outcome) => outcome,
+                Err(error) => return Ok(Fetched::Broken(error)),
+            };
+            let stored = match outcome {
                 RangeOutcome::Expired(error) => {
                     self.forget_location(&location).await;
                     if self.expired.fetch_add(1, Ordering::Relaxed) >= MOST_EXPIRED * self.lane.connections as u32 {
                         return Err(error);
                     }
+                    continue;
                 }
                 RangeOutcome::Body(body) if body.range().start == bytes.start && body.range().end <= bytes.end => {
-                    return self.store(body, asked, blocks.end - blocks.start).await.map(Fetched::Pace);
+                    self.store(body, asked, asked_blocks).await
                 }
                 RangeOutcome::Body(body) => {
                     // The whole file comes whatever is asked for: one connection takes it all.
@@ -186,22 +197,25 @@ impl FileFetch<'_> {
                         return Ok(Fetched::Superseded);
                     }
                     taken.release();
-                    let result = self.store(body, asked, blocks.end - blocks.start).await;
+                    let stored = self.store(body, asked, asked_blocks).await;
                     // After a failure this connection asks again, and finds the same.
                     self.sequential.store(false, Ordering::Release);
-                    return result.map(Fetched::Pace);
+                    stored
                 }
-            }
+            };
+            return Ok(stored.map_or_else(Fetched::Broken, Fetched::Pace));
         }
     }
 
-    /// Writes a body's bytes where they belong, but for blocks that have landed.
+    /// Writes a body's bytes where they belong, but for blocks that arrive at another connection or have landed.
     async fn store(&self, mut body: RangeBody, asked: Instant, blocks: u64) -> Result<Pace> {
         let size_bytes = self.file.size_bytes;
-        let mut at = body.range().start;
+        let start = body.range().start;
+        let mut at = start;
         let mut writer = BlockWriter::new(Arc::clone(self.fill), self.lane.reporter, self.file.path.as_str(), at);
         let mut landed = |block| self.land(block);
         let mut first_byte = None;
+        let mut claimed = None;
         let result = async {
             while let Some(chunk) = body.chunk().await? {
                 first_byte.get_or_insert_with(|| asked.elapsed());
@@ -212,7 +226,10 @@ impl FileFetch<'_> {
                     let range = block_range(size_bytes, block);
                     let (part, rest) = chunk.split_at(chunk.len().min((range.end - at) as usize));
                     // Decided at a block's start and kept to its end, or the writer would begin in its middle.
-                    if writer.at() == at && (at != range.start || !self.plan().has_landed(block)) {
+                    if at == range.start && self.plan().claim(block) {
+                        claimed = Some(block);
+                    }
+                    if claimed == Some(block) {
                         writer.push(part, &mut landed).await?;
                     }
                     at += part.len() as u64;
@@ -226,8 +243,16 @@ impl FileFetch<'_> {
         }
         .await;
         // Waited for also after an error: the blocks given back may be written by another connection at once.
-        writer.finish(&mut landed).await?;
-        result?;
+        let finished = writer.finish(&mut landed).await;
+        let broken = claimed.is_some_and(|block| self.plan().unclaim(block));
+        finished.and(result)?;
+        // A server may send less than it was asked for, but going on like this would have no end.
+        if broken && claimed == Some(start / BLOCK_BYTES) {
+            return Err(Error::BadAnswer {
+                url: format!("{} {}", self.lane.repo.repo, self.file.path),
+                reason: format!("asked for bytes from {start}, it sends no whole block of {BLOCK_BYTES}"),
+            });
+        }
         let first_byte = first_byte.unwrap_or_default();
         let per_block = asked.elapsed().saturating_sub(first_byte) / blocks as u32;
         Ok(Pace { first_byte, per_block })

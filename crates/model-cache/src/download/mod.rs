@@ -45,9 +45,10 @@ pub(crate) struct Lane<'a> {
 /// The first that is final. Files sealed by then stay; blocks that landed are kept for the next pull.
 pub(crate) async fn pull_files(lane: &Lane<'_>, files: &[TreeFile]) -> Result<u64> {
     // Files of one content are one blob: fetched for the first name, linked for the others.
-    let mut contents: BTreeMap<_, Vec<&TreeFile>> = BTreeMap::new();
+    // Owned: futures made from borrowed items would not be `Send` (rust-lang/rust#102211).
+    let mut contents: BTreeMap<_, Vec<TreeFile>> = BTreeMap::new();
     for file in files {
-        contents.entry(file.digest).or_default().push(file);
+        contents.entry(file.digest).or_default().push(file.clone());
     }
     let mut contents: Vec<_> = contents.into_values().collect();
     // The largest first: it takes longest, and the small ones fill the gaps beside it.
@@ -55,7 +56,7 @@ pub(crate) async fn pull_files(lane: &Lane<'_>, files: &[TreeFile]) -> Result<u6
     let tasks = contents.into_iter().map(|names| async move {
         let mut fetched_bytes = 0;
         for file in names {
-            fetched_bytes += pull_file(lane, file).await?;
+            fetched_bytes += pull_file(lane, &file).await?;
         }
         Ok(fetched_bytes)
     });

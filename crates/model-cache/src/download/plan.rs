@@ -6,8 +6,10 @@ use std::{ops::Range, time::Duration};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
     Missing,
-    /// Some connection fetches it.
+    /// Some connection has asked for it.
     Taken,
+    /// Its bytes arrive at one connection.
+    Arriving,
     Landed,
 }
 
@@ -18,7 +20,7 @@ pub(crate) struct Plan {
     size_bytes: u64,
     /// All blocks before this one have landed.
     prefix: usize,
-    /// No block before this one is missing.
+    /// No block before this one is to be taken.
     first_missing: usize,
 }
 
@@ -39,7 +41,7 @@ impl Plan {
         Some(start as u64..(start + run) as u64)
     }
 
-    /// Gives back what of `range` was taken and has not landed.
+    /// Gives back what of `range` was taken and has not been claimed.
     pub(crate) fn give_back(&mut self, range: Range<u64>) {
         for block in range.start as usize..range.end as usize {
             if self.blocks[block] == Block::Taken {
@@ -54,8 +56,25 @@ impl Plan {
         self.advance();
     }
 
-    pub(crate) fn has_landed(&self, block: u64) -> bool {
-        self.blocks[block as usize] == Block::Landed
+    /// Lets one connection, at which `block` arrives, write it; false if another does or did.
+    ///
+    /// No block is written by two at once: what the later one writes is not what the digest is made of.
+    pub(crate) fn claim(&mut self, block: u64) -> bool {
+        let free = matches!(self.blocks[block as usize], Block::Missing | Block::Taken);
+        if free {
+            self.blocks[block as usize] = Block::Arriving;
+        }
+        free
+    }
+
+    /// Gives back a claimed block, unless it has landed; whether it did.
+    pub(crate) fn unclaim(&mut self, block: u64) -> bool {
+        let broken = self.blocks[block as usize] == Block::Arriving;
+        if broken {
+            self.blocks[block as usize] = Block::Missing;
+            self.first_missing = self.first_missing.min(block as usize);
+        }
+        broken
     }
 
     pub(crate) fn is_complete(&self) -> bool {
@@ -148,8 +167,14 @@ mod tests {
                     Op::Finish(which, count) => if !flying.is_empty() {
                         let range = flying.swap_remove(which.index(flying.len()));
                         for block in range.clone().take(count) {
+                            prop_assert!(plan.claim(block));
+                            prop_assert!(!plan.claim(block));
                             plan.land(block);
                             model[block as usize] = true;
+                        }
+                        if let Some(broken) = range.clone().nth(count) {
+                            prop_assert!(plan.claim(broken));
+                            prop_assert!(plan.unclaim(broken));
                         }
                         plan.give_back(range);
                     },

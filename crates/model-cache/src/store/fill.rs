@@ -127,7 +127,7 @@ impl Store {
         let blob_key = key::import(id);
         let blob = new_blob(id, key::home(repo, path), size_bytes);
         txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
-        txn.commit().attempted(writing)?;
+        self.commit(txn)?;
         let lease = self.leases.try_exclusive(id).attempted(|| format!("could not lease blob {id}"))?;
         let lease = lease.ok_or_else(|| Error::Damaged {
             what: format!("blob {id}"),
@@ -190,8 +190,9 @@ impl Store {
         self.replace_name(&txn, &meta_key, &blob_key)?;
         let id = blob.id;
         link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))?;
-        txn.commit().attempted(writing)?;
-        self.free_doomed()
+        self.commit(txn)?;
+        self.free_replaced();
+        Ok(())
     }
 
     /// Links `wanted` to content that is here, if it is; false if not. Cost where it is linked already, or not here: one read.
@@ -221,8 +222,8 @@ impl Store {
         }
         let id = blob.id;
         link(&txn, &mut blob, blob_key, meta_key, &wanted.metadata(id))?;
-        txn.commit().attempted(writing)?;
-        self.free_doomed()?;
+        self.commit(txn)?;
+        self.free_replaced();
         Ok(true)
     }
 
@@ -235,7 +236,7 @@ impl Store {
         let id = self.next_blob_id(&txn)?;
         let blob = new_blob(id, key::home(&wanted.repo, &wanted.path), wanted.size_bytes);
         txn.put(&BLOBS, blob_key, &blob).attempted(writing)?;
-        txn.commit().attempted(writing)?;
+        self.commit(txn)?;
         Ok(Some(id))
     }
 
@@ -317,7 +318,7 @@ impl Store {
             blob.home = key::apart(&blob.home, blob.id);
             let records = self.begin_write()?;
             records.put(&BLOBS, blob_key, blob).attempted(writing)?;
-            records.commit().attempted(writing)?;
+            self.commit(records)?;
         }
         let specs: Vec<_> = (0..count)
             .map(|index| ExtentSpec { key: key::chunk(&blob.home, index), data_bytes: chunk_bytes(blob.size_bytes, index) })
@@ -335,7 +336,7 @@ impl Store {
         let txn = self.begin_write()?;
         if txn.get(&BLOBS, blob_key).attempted(writing)?.is_some_and(|row| row.id == blob.id && row.state == BlobState::Filling) {
             txn.delete(&BLOBS, blob_key).attempted(writing)?;
-            txn.commit().attempted(writing)?;
+            self.commit(txn)?;
         }
         Ok(())
     }
@@ -516,9 +517,10 @@ impl Fill {
                 txn.delete(&STORE, &key::doomed(twin.id)).attempted(writing)?;
                 let id = twin.id;
                 link(&txn, &mut twin, &blob_key, meta_key, &wanted.metadata(id))?;
-                txn.commit().attempted(writing)?;
+                self.store.commit(txn)?;
                 self.discard()?;
-                return self.store.free_doomed();
+                self.store.free_replaced();
+                return Ok(());
             }
             if txn.get(&BLOBS, &blob_key).attempted(writing)?.is_some() {
                 drop(txn);
@@ -535,8 +537,9 @@ impl Fill {
         blob.pages = self.extents.iter().map(|extent| extent.page).collect();
         blob.block_crcs = block_crcs;
         link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(self.blob.id))?;
-        txn.commit().attempted(writing)?;
-        self.store.free_doomed()
+        self.store.commit(txn)?;
+        self.store.free_replaced();
+        Ok(())
     }
 
     /// Drops the content: its space returns, its row goes.

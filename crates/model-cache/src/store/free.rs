@@ -92,7 +92,7 @@ impl Store {
         if matches!(selection, Selection::All) {
             delete_refs(&txn, spec, &repos)?;
         }
-        txn.commit().attempted(writing)?;
+        self.commit(txn)?;
         for (blob_key, id, size_bytes) in doomed {
             let freed = self.free_blob(&blob_key, id)?;
             if freed == Freed::Busy {
@@ -146,10 +146,18 @@ impl Store {
             return Ok(());
         }
         let _room = self.ballast.give_up_if_needed().attempted(writing)?;
+        let mut any_freed = false;
         for (blob_key, id) in doomed {
-            self.free_blob(&blob_key, id)?;
+            any_freed |= self.free_blob(&blob_key, id)? == Freed::Freed;
         }
-        self.settle()
+        if any_freed { self.settle() } else { Ok(()) }
+    }
+
+    /// Frees what a new name took the place of. The name stands whatever comes of it: the next open tries again.
+    pub(super) fn free_replaced(&self) {
+        if let Err(error) = self.free_doomed() {
+            tracing::warn!(%error, "content without a name was not freed yet");
+        }
     }
 
     /// Frees the blob if no name leads to it: what a reader does when it lets go. Cost where there is nothing to free: one read.
@@ -212,7 +220,7 @@ impl Store {
                 blob.state = BlobState::Freeing;
                 txn.put(&BLOBS, blob_key, &blob).attempted(writing)?;
                 txn.put_bytes(&STORE, &key::doomed(id), blob_key.as_bytes()).attempted(writing)?;
-                txn.commit().attempted(writing)?;
+                self.commit(txn)?;
             }
         }
         let writer = self.extents.open_writer().attempted(freeing)?;
@@ -240,7 +248,7 @@ impl Store {
         txn.delete(&BLOBS, blob_key).attempted(writing)?;
         txn.delete(&STORE, &key::doomed(id)).attempted(writing)?;
         txn.delete(&ACCESS, &key::access(id)).attempted(writing)?;
-        txn.commit().attempted(writing)
+        self.commit(txn)
     }
 
     /// Frees imports whose process died: nobody can continue them, since the source may have changed.

@@ -35,6 +35,8 @@ const CHUNKS_FOLDER: &str = "model_cache_chunks";
 const MANIFESTS_FOLDER: &str = "model_cache_manifests";
 const CHUNKS_TABLE: &str = "chunks";
 const BALLAST_BYTES: u64 = 16 << 20;
+/// With less than this free, a commit of the records that failed did so for lack of space.
+const RECORDS_ROOM_BYTES: u64 = 1 << 20;
 
 /// Held shared by everybody who fills, so that a free can tell whether a sync would write somebody's gigabytes.
 const ANY_FILL_LEASE: u64 = MAX_LEASE_ID;
@@ -101,6 +103,16 @@ impl Store {
         Ok(txn)
     }
 
+    /// Commits a write of the records. On a full disk libmdbx says no more than that the write failed: why is found out here.
+    fn commit(&self, txn: WriteTxn<'_>) -> Result<()> {
+        txn.commit().attempted(writing).map_err(|error| match storage::free_bytes(&self.folder) {
+            Ok(free_bytes) if free_bytes < RECORDS_ROOM_BYTES => {
+                Error::NoSpace { what: "the store's records".to_owned(), needed_bytes: RECORDS_ROOM_BYTES, free_bytes }
+            }
+            _ => error,
+        })
+    }
+
     fn touch(&self, id: u64) {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now_unix_ms());
     }
@@ -145,7 +157,7 @@ impl Store {
         if let Some(manifest) = manifest {
             txn.put(&MANIFESTS, &key::manifest(repo), manifest).attempted(writing)?;
         }
-        txn.commit().attempted(writing)
+        self.commit(txn)
     }
 
     pub(crate) fn get_manifest(&self, repo: &PinnedRepo) -> Result<Option<ManifestEntry>> {
@@ -164,7 +176,7 @@ impl Store {
         }
         if changed {
             txn.put(&MANIFESTS, &key, &manifest).attempted(writing)?;
-            txn.commit().attempted(writing)?;
+            self.commit(txn)?;
         }
         Ok(())
     }
@@ -201,7 +213,7 @@ impl Store {
                 }
             }
         }
-        txn.commit().attempted(writing)
+        self.commit(txn)
     }
 
     /// The pinned repos local reads of `spec` go to, best first.
@@ -227,7 +239,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Every pinned form of `spec` that has a file here: the given revision's alone, or all commits and the import.
+    /// Every pinned form of `spec` that has a file here, complete or begun, or a listing: the given revision's alone, or all commits and the import.
     pub(crate) fn all_repos(&self, spec: &RepoSpec) -> Result<Vec<PinnedRepo>> {
         if spec.revision.is_some() {
             let mut repos = self.local_repos(spec)?;
@@ -246,6 +258,11 @@ impl Store {
                 Ok::<_, storage::Error>(())
             })
             .attempted(|| format!("could not list the files of {}", spec.repo))?;
+        }
+        for (repo, ..) in self.fills()? {
+            if repo.repo == spec.repo && !found.contains(&repo) {
+                found.push(repo);
+            }
         }
         // Commits of which only a listing is here.
         txn.scan(&MANIFESTS, &key::manifest_prefix(&spec.repo), |key, _: ManifestEntry| {
@@ -310,6 +327,20 @@ impl Store {
         Ok(found)
     }
 
+    /// Every unfinished fill: whose it is, its row and key, and how much of it has landed.
+    pub(crate) fn fills(&self) -> Result<Vec<(PinnedRepo, FilePath, (String, BlobRecord), u64)>> {
+        let mut found = Vec::new();
+        for (blob_key, blob) in self.all_blobs()? {
+            if blob.state == BlobState::Filling
+                && let Some((repo, path)) = key::parse_home(&blob.home)
+            {
+                let landed_bytes = self.landed_bytes(&blob_key)?;
+                found.push((repo, path, (blob_key, blob), landed_bytes));
+            }
+        }
+        Ok(found)
+    }
+
     /// When blob `id` was last opened, if that was written down.
     pub(crate) fn last_used_unix_ms(&self, id: u64) -> Result<Option<i64>> {
         if let Some(time) = self.touched.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
@@ -337,7 +368,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if !self.touched.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty() {
-            let written = self.begin_write().and_then(|txn| txn.commit().attempted(writing));
+            let written = self.begin_write().and_then(|txn| self.commit(txn));
             if let Err(error) = written {
                 tracing::debug!(%error, "times of last use were not written down");
             }

@@ -111,7 +111,12 @@ impl Store {
             // Before the lease was ours it may have been freed, and its pages given to another.
             match self.look_up(&meta_key, &name)? {
                 Some((_, _, again)) if again.id == blob.id && again.state == BlobState::Sealed => {}
-                _ => continue,
+                _ => {
+                    // Whoever removed it may have found our lease in the way.
+                    drop(lease);
+                    self.free_if_doomed(&blob_key, blob.id)?;
+                    continue;
+                }
             }
             self.touch(blob.id);
             let view = View::new(Arc::clone(self), blob_key, blob, lease, &name(), side_by_side)?;

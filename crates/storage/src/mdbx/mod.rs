@@ -8,8 +8,8 @@ use crate::{
     error::{Error, Result},
 };
 use libmdbx::{
-    Database, DatabaseKind, DatabaseOptions, Decodable, Mode, NoWriteMap, PageSize, RO, RW, ReadWriteOptions, SyncMode,
-    TableFlags, Transaction, TransactionKind, WriteMap,
+    Database, DatabaseKind, DatabaseOptions, Decodable, Mode, PageSize, RO, RW, ReadWriteOptions, SyncMode, TableFlags,
+    Transaction, TransactionKind,
 };
 use std::{
     ffi::CStr,
@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use libmdbx::{Cursor, Table, WriteFlags};
+pub(crate) use libmdbx::{Cursor, Error as EngineError, NoWriteMap, Table, WriteFlags, WriteMap};
 
 /// Bytes of libmdbx's page header, which a large value follows immediately (`PAGEHDRSZ`, mdbx-internals.h).
 pub(crate) const PAGE_HEADER_BYTES: usize = 20;

@@ -1,0 +1,364 @@
+//! The command line: what may be typed, and its help.
+
+use crate::{
+    exit::{Code, Failure},
+    output, render, talk,
+};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::styling::{AnsiColor, Styles},
+    error::ErrorKind,
+};
+use std::{ffi::OsString, ops::Range, path::PathBuf, process::ExitCode, str::FromStr};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Keeps AI models from the Hugging Face Hub in a store on this machine: pulled once, verified, read without a copy.
+#[derive(Debug, Parser)]
+#[command(
+    name = "model-cache",
+    version,
+    styles = STYLES,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  model-cache scan bartowski/Llama-3.2-3B-Instruct-GGUF
+  model-cache pull bartowski/Llama-3.2-3B-Instruct-GGUF --quant Q4_K_M
+  model-cache ls
+
+REPO is org/name, or org/name@REVISION: a branch, a tag, a commit or refs/pr/N.",
+    after_long_help = "\
+Examples:
+  model-cache scan bartowski/Llama-3.2-3B-Instruct-GGUF
+  model-cache pull bartowski/Llama-3.2-3B-Instruct-GGUF --quant Q4_K_M
+  model-cache ls
+
+REPO is org/name, or org/name@REVISION: a branch, a tag, a commit or refs/pr/N.
+
+Exit codes:
+  0  done                       5    integrity: bytes are not what was promised
+  1  anything else              6    no space
+  2  usage                      7    not allowed: token refused, gated
+  3  not found                  130  interrupted by Ctrl-C (143 by SIGTERM)
+  4  the network or the Hub
+
+Environment:
+  MODEL_CACHE_HOME              the store, where --store is not given
+  MODEL_CACHE_LOG               what to log on stderr, as warn or tabagent_model_cache=debug
+  HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HTTPS_PROXY   as for the Hub's own tools
+  NO_COLOR                      no colour"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The store's folder [default: $MODEL_CACHE_HOME, else ~/.cache/tabagent/model-cache]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) store: Option<PathBuf>,
+    /// The Hub's address [default: $HF_ENDPOINT, else https://huggingface.co]
+    #[arg(long, value_name = "URL", global = true)]
+    pub(crate) endpoint: Option<String>,
+    /// Never use the network
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
+    /// One JSON document on stdout, errors too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[arg(
+        long,
+        value_name = "HOW",
+        global = true,
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    #[arg(help = "Progress on stderr: auto, plain, json or none")]
+    pub(crate) progress: ProgressMode,
+    /// Show causes under errors, and what is done; -vv all of it
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    /// Bars on a terminal, else plain.
+    Auto,
+    /// A line every few seconds.
+    Plain,
+    /// One JSON object a line.
+    Json,
+    /// Nothing.
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ask the Hub what a repo offers: quants, sizes, what is here
+    #[command(after_help = "Example:\n  model-cache scan bartowski/Llama-3.2-3B-Instruct-GGUF")]
+    Scan {
+        /// org/name or org/name@REVISION
+        repo: String,
+    },
+    /// Download quants or files; goes on where an earlier pull stopped
+    #[command(after_help = "\
+Examples:
+  model-cache pull bartowski/Llama-3.2-3B-Instruct-GGUF --quant Q4_K_M
+  model-cache pull org/name --file '*.json' --file model.safetensors
+  model-cache pull org/name@v1.0 --all")]
+    Pull {
+        /// org/name or org/name@REVISION
+        repo: String,
+        /// A quant to pull, as scan names it; may be given several times [default: the only one]
+        #[arg(long, short = 'q', value_name = "Q")]
+        quant: Vec<String>,
+        /// Files to pull, by path or glob ('*' matches '/' too); may be given several times
+        #[arg(long, value_name = "GLOB")]
+        file: Vec<String>,
+        /// Every file of the repo
+        #[arg(long)]
+        all: bool,
+        /// Most connections at once, 1 to 64 [default: 8]
+        #[arg(long, value_name = "N")]
+        connections: Option<usize>,
+    },
+    /// List the repos in the store, or one repo's files
+    #[command(alias = "list", after_help = "Examples:\n  model-cache ls\n  model-cache ls bartowski/Llama-3.2-3B-Instruct-GGUF")]
+    Ls {
+        /// org/name or org/name@REVISION
+        repo: Option<String>,
+    },
+    /// Show what is known of a repo, file by file, without the network
+    #[command(after_help = "Example:\n  model-cache show bartowski/Llama-3.2-3B-Instruct-GGUF")]
+    Show {
+        /// org/name or org/name@REVISION
+        repo: String,
+    },
+    /// Show what the store holds and takes of the disk
+    #[command(after_help = "Example:\n  model-cache df")]
+    Df,
+    /// Write a file's bytes to stdout
+    #[command(after_help = "\
+Examples:
+  model-cache cat org/name config.json
+  model-cache cat org/name model.gguf --range 0..4 | xxd")]
+    Cat {
+        /// org/name or org/name@REVISION
+        repo: String,
+        /// The file's path in the repo
+        path: String,
+        /// Bytes A up to, not including, B; A.. and ..B leave an end open
+        #[arg(long, value_name = "A..B")]
+        range: Option<ByteRange>,
+    },
+    /// Write files of the store to a folder
+    #[command(after_help = "\
+Examples:
+  model-cache export org/name --to ./model
+  model-cache export org/name '*.json' tokenizer.model --to ./model --force")]
+    Export {
+        /// org/name or org/name@REVISION
+        repo: String,
+        /// Which files, by path or glob [default: all that are here]
+        glob: Vec<String>,
+        /// The folder to write to; made where missing
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Replace files that exist
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take local files or folders into the store, under a name
+    #[command(after_help = "\
+Examples:
+  model-cache import me/my-model ./model-Q4_K_M.gguf
+  model-cache import me/my-model ./checkpoint/")]
+    Import {
+        /// The name to give them: org/name
+        repo: String,
+        /// Files and folders
+        #[arg(required = true)]
+        path: Vec<PathBuf>,
+    },
+    /// Read stored bytes again and compare their checksums
+    #[command(after_help = "\
+Examples:
+  model-cache verify
+  model-cache verify org/name '*.gguf' --digest")]
+    Verify {
+        /// org/name or org/name@REVISION [default: the whole store]
+        repo: Option<String>,
+        /// Which files, by path or glob [default: all]
+        glob: Vec<String>,
+        /// Compute each file's digest too, as the Hub gave it
+        #[arg(long)]
+        digest: bool,
+    },
+    /// Remove a repo, or some of its files, and free their space
+    #[command(after_help = "\
+Examples:
+  model-cache rm org/name
+  model-cache rm org/name --quant Q8_0
+  model-cache rm org/name '*.md'")]
+    Rm {
+        /// org/name or org/name@REVISION
+        repo: String,
+        /// Which files, by path or glob [default: all]
+        glob: Vec<String>,
+        /// The files that are this quant's alone; may be given several times
+        #[arg(long, short = 'q', value_name = "Q")]
+        quant: Vec<String>,
+        /// Also remove imported files, which can't be fetched again, without asking
+        #[arg(long, short = 'y')]
+        yes: bool,
+    },
+    /// Free what nothing uses, unfinished downloads too
+    #[command(after_help = "Example:\n  model-cache gc")]
+    Gc,
+}
+
+/// Bytes `start` up to, not including, `end`; an end left out is the file's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ByteRange {
+    start: Option<u64>,
+    end: Option<u64>,
+}
+
+impl FromStr for ByteRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((start, end)) = text.split_once("..") else {
+            return Err("a range is written A..B, A.. or ..B".to_owned());
+        };
+        let number = |digits: &str| match digits {
+            "" => Ok(None),
+            digits if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                digits.parse().map(Some).map_err(|_| format!("{digits} is more than any file has"))
+            }
+            other => Err(format!("{:?} is not a number of bytes", render::clean(other))),
+        };
+        let range = Self { start: number(start)?, end: number(end)? };
+        match (range.start, range.end) {
+            (None, None) => Err("a range has at least one end: A..B, A.. or ..B".to_owned()),
+            (Some(start), Some(end)) if start > end => Err(format!("it ends at {end}, before it begins at {start}")),
+            _ => Ok(range),
+        }
+    }
+}
+
+impl ByteRange {
+    /// The bytes meant in a file of `size_bytes`; `Err` has the range as understood, which does not lie in it.
+    pub(crate) fn within(self, size_bytes: u64) -> Result<Range<u64>, Range<u64>> {
+        let range = self.start.unwrap_or(0)..self.end.unwrap_or(size_bytes.max(self.start.unwrap_or(0)));
+        if range.end <= size_bytes && range.start <= size_bytes { Ok(range) } else { Err(range) }
+    }
+}
+
+/// A command line that was not understood, or asked for help.
+pub(crate) enum Refused {
+    /// Help or version: not an error.
+    Help(clap::Error),
+    /// Nothing was asked for: the help is the answer.
+    NoCommand(clap::Error),
+    /// An error, and whether it is told as JSON.
+    Error(Failure, bool),
+}
+
+/// Parses `raw`, the program's name first.
+pub(crate) fn parse(raw: &[OsString]) -> Result<Cli, Refused> {
+    // Not known yet to be an option; but who writes it anywhere reads JSON.
+    let json = raw.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    Cli::try_parse_from(raw).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refused::Help(error),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !json => Refused::NoCommand(error),
+        ErrorKind::InvalidUtf8 => {
+            let bad = raw.iter().skip(1).find(|arg| arg.to_str().is_none());
+            let shown = bad.map(|arg| render::clean(&arg.to_string_lossy())).unwrap_or_default();
+            Refused::Error(Failure::new(Code::Usage, format!("the argument \"{shown}\" is not valid UTF-8")), json)
+        }
+        _ => Refused::Error(failure(&error), json),
+    })
+}
+
+/// What clap says, in our layout: its tip or the usage becomes the hint.
+fn failure(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let parts: Vec<_> = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let after = |head: &str| parts.iter().find_map(|part| part.strip_prefix(head));
+    let message = after("error: ").unwrap_or("a command is needed");
+    let hint = after("tip: ").or(after("Usage: ")).unwrap_or("model-cache --help shows what may be typed");
+    Failure::new(Code::Usage, message).hint(hint)
+}
+
+impl Refused {
+    /// Shows it, and gives the exit code.
+    pub(crate) fn tell(self) -> ExitCode {
+        match self {
+            Self::Help(help) => {
+                // A reader that went away has seen enough.
+                let _ = help.print();
+                Code::Done.into()
+            }
+            Self::NoCommand(help) => {
+                let help = help.render();
+                let text = if output::stderr_colour() { help.ansi().to_string() } else { help.to_string() };
+                talk::raw(text.as_bytes());
+                Code::Usage.into()
+            }
+            Self::Error(failure, json) => failure.tell(json, false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_one_clap_accepts() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("model-cache {}", command.get_name())), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn a_range_has_one_or_two_ends() {
+        let parse = |text: &str| text.parse::<ByteRange>();
+        assert_eq!(parse("1..5").unwrap().within(5), Ok(1..5));
+        assert_eq!(parse("1..").unwrap().within(5), Ok(1..5));
+        assert_eq!(parse("..5").unwrap().within(9), Ok(0..5));
+        assert_eq!(parse("5..5").unwrap().within(5), Ok(5..5));
+        assert_eq!(parse("5..").unwrap().within(5), Ok(5..5));
+        assert_eq!(parse("6..").unwrap().within(5), Err(6..6));
+        assert_eq!(parse("1..6").unwrap().within(5), Err(1..6));
+        for bad in ["", "..", "5", "5..3", "a..b", "-1..2", "+1..2", "1...3", "1..=3", "1 ..3", "99999999999999999999.."] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for line in [["model-cache", "--json", "gc"], ["model-cache", "gc", "--json"]] {
+            assert!(Cli::try_parse_from(line).unwrap().global.json);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `cat`: a file's bytes, from its slice to stdout.
+
+use crate::{
+    args::ByteRange,
+    context::Context,
+    exit::{Code, Failure},
+    output, render,
+};
+use std::{
+    io::{self, IsTerminal, Write},
+    ops::Range,
+};
+use tabagent_model_cache::{Error, ModelFile, RepoSpec};
+use tokio_util::sync::CancellationToken;
+
+/// Written at once: an interrupt is heard in between.
+const STEP: usize = 1 << 20;
+
+pub(super) async fn cat(cx: &Context, repo: String, path: String, range: Option<ByteRange>) -> Result<Code, Failure> {
+    if cx.global.json {
+        let failure = Failure::new(Code::Usage, "cat writes the file's own bytes, which are not JSON");
+        return Err(failure.hint(format!("model-cache cat {} {}", render::shell(&repo), render::shell(&path))));
+    }
+    let cache = cx.open().await?;
+    let (asked, opened) = (repo.clone(), path.clone());
+    let looked = cx.blocking(move || {
+        if let Some(file) = cache.get_file(&repo, &path)? {
+            return Ok(Ok(file));
+        }
+        // Not here: known to be at the Hub, or not at all?
+        Ok(Err(cache.local_manifest(&repo)?.map(|manifest| manifest.files.iter().any(|file| file.path.as_str() == path))))
+    });
+    let file = match looked.await? {
+        Ok(file) => file,
+        Err(None) => match asked.parse::<RepoSpec>() {
+            Ok(repo) => return Err(Error::NotInStore { repo }.into()),
+            Err(error) => return Err(error.into()),
+        },
+        Err(Some(true)) => {
+            let failure = Failure::new(Code::NotFound, format!("{opened} of {asked} is not in the store"));
+            return Err(failure.hint(format!("model-cache pull {asked} --file {}", render::shell(&opened))));
+        }
+        Err(Some(false)) => {
+            let failure = Failure::new(Code::NotFound, format!("{asked} has no file {opened}"));
+            return Err(failure.hint(format!("model-cache show {asked}")));
+        }
+    };
+    let size_bytes = file.len() as u64;
+    let range = match range {
+        None => 0..size_bytes,
+        Some(range) => range.within(size_bytes).map_err(|Range { start, end }| Error::InvalidRange {
+            path: render::clean(&opened),
+            start,
+            end,
+            size_bytes,
+        })?,
+    };
+    let cancel = cx.interrupt.token();
+    let task = tokio::task::spawn_blocking(move || copy(&file, range, &cancel));
+    match cx.interrupt.during(task).await {
+        Some(Ok(Ok(true))) => Ok(Code::Done),
+        Some(Ok(Ok(false))) => {
+            let command = format!("model-cache cat {asked} {}", render::shell(&opened));
+            Err(Failure::new(Code::Usage, format!("{opened} is not text, and stdout is a terminal"))
+                .hint(format!("{command} | xxd | head, or {command} > FILE")))
+        }
+        Some(Ok(Err(error))) if error.kind() == io::ErrorKind::Interrupted => Err(cx.interrupt.failure()),
+        Some(Ok(Err(error))) => output::written(Err(error)).map(|()| Code::Done),
+        Some(Err(_)) => Err(Failure::new(Code::Other, "model-cache failed inside; this is a bug")),
+        None => Err(cx.interrupt.failure()),
+    }
+}
+
+/// Copies `range`; `false`, and nothing copied, if it would make a terminal do things.
+fn copy(file: &ModelFile, range: Range<u64>, cancel: &CancellationToken) -> io::Result<bool> {
+    let bytes = &file[range.start as usize..range.end as usize];
+    if io::stdout().is_terminal() && !render::is_terminal_text(bytes) {
+        return Ok(false);
+    }
+    let mut out = io::stdout().lock();
+    for part in bytes.chunks(STEP) {
+        if cancel.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        out.write_all(part)?;
+    }
+    out.flush()?;
+    Ok(true)
+}

@@ -1,0 +1,168 @@
+//! `rm` and `gc`: give space back.
+
+use crate::{
+    context::Context,
+    exit::{Code, Failure},
+    output, render, talk,
+};
+use serde_json::{Value, json};
+use std::io::{self, BufRead, IsTerminal};
+use tabagent_model_cache::{Error, Removed, RepoSpec};
+
+pub(super) async fn rm(cx: &Context, repo: String, globs: Vec<String>, quants: Vec<String>, yes: bool) -> Result<Code, Failure> {
+    let spec: RepoSpec = repo.parse()?;
+    let cache = cx.open().await?;
+    if !yes {
+        let (asking, name) = (cache.clone(), repo.clone());
+        if cx.blocking(move || asking.is_imported(&name)).await? && !confirmed(cx, &spec, &globs).await? {
+            let mut failure = Failure::from(Error::NotConfirmed { repo: spec.repo.clone() });
+            failure = failure.hint(confirming(&spec, &globs, &quants));
+            return Err(failure);
+        }
+    }
+    let removed = cx
+        .blocking(move || match globs.is_empty() && quants.is_empty() {
+            true => cache.delete_model(&repo),
+            false => cache.delete_files(&repo, &globs, &quants),
+        })
+        .await?;
+    if cx.global.json {
+        output::json(&document(&removed))?;
+    } else {
+        cx.say(&removed_text(&removed));
+    }
+    Ok(Code::Done)
+}
+
+pub(super) async fn gc(cx: &Context) -> Result<Code, Failure> {
+    let cache = cx.open().await?;
+    let removed = cx.blocking(move || cache.gc()).await?;
+    if cx.global.json {
+        output::json(&document(&removed))?;
+    } else {
+        cx.say(&freed_text(&removed));
+    }
+    Ok(Code::Done)
+}
+
+/// Whether the user says yes; without a terminal nobody does.
+async fn confirmed(cx: &Context, spec: &RepoSpec, globs: &[String]) -> Result<bool, Failure> {
+    if cx.global.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(false);
+    }
+    let what = if globs.is_empty() { spec.to_string() } else { format!("these files of {spec}") };
+    talk::raw(format!("{what} was imported and can't be fetched again. Remove it? [y/N] ").as_bytes());
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).map(|_| answer)
+    });
+    tokio::select! {
+        answer = answer => {
+            let answer = answer.ok().and_then(Result::ok).unwrap_or_default();
+            Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+        }
+        () = cx.interrupt.token().cancelled_owned() => {
+            talk::line("");
+            Err(cx.interrupt.failure())
+        }
+    }
+}
+
+/// The same command, confirmed: no more and no less than was asked for.
+fn confirming(spec: &RepoSpec, globs: &[String], quants: &[String]) -> String {
+    let mut command = format!("model-cache rm {spec}");
+    globs.iter().for_each(|glob| command += &format!(" {}", render::shell(&render::clean(glob))));
+    quants.iter().for_each(|quant| command += &format!(" --quant {}", render::shell(&render::clean(quant))));
+    command + " --yes"
+}
+
+fn document(removed: &Removed) -> Value {
+    json!({
+        "files": removed.files,
+        "size_bytes": removed.bytes,
+        "freed_bytes": removed.freed_bytes,
+        "busy_bytes": removed.busy_bytes,
+        "busy_processes": removed.busy_processes,
+        "shared_bytes": removed.shared_bytes,
+    })
+}
+
+fn removed_text(removed: &Removed) -> String {
+    let mut text = match (removed.files, removed.freed_bytes) {
+        (0, 0) => "Removed what was known of it; no file was here.".to_owned(),
+        (0, freed) => format!("Removed unfinished downloads, {} freed.", render::size(freed)),
+        (files, _) => format!("Removed {}, {}.", render::count(files, "file"), render::size(removed.bytes)),
+    };
+    // Space that returned beyond that of the files: downloads that were not finished.
+    let unfinished = (removed.freed_bytes + removed.busy_bytes + removed.shared_bytes).saturating_sub(removed.bytes);
+    if removed.files > 0 && unfinished > 0 && removed.freed_bytes >= unfinished && removed.shared_bytes == 0 {
+        text += &format!(" {} of unfinished downloads freed too.", render::size(unfinished));
+    }
+    if removed.shared_bytes > 0 {
+        text += &format!(
+            " {} is content other names use; {} freed.",
+            render::size(removed.shared_bytes),
+            render::size(removed.freed_bytes)
+        );
+    }
+    text + &busy_text(removed)
+}
+
+fn freed_text(removed: &Removed) -> String {
+    let text = match removed.freed_bytes {
+        0 => "Nothing to free.".to_owned(),
+        freed => format!("Freed {}.", render::size(freed)),
+    };
+    text + &busy_text(removed)
+}
+
+fn busy_text(removed: &Removed) -> String {
+    if removed.busy_bytes == 0 {
+        return String::new();
+    }
+    let pids: Vec<_> = removed.busy_processes.iter().map(ToString::to_string).collect();
+    let (by, they) = match &pids[..] {
+        [] => (String::new(), "its reader lets"),
+        [only] => (format!(" by process {only}"), "it lets"),
+        several => (format!(" by processes {}", several.join(", ")), "they let"),
+    };
+    format!(" {} is still read{by} and will be freed when {they} go.", render::size(removed.busy_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn removed() -> Removed {
+        let mut removed = Removed::default();
+        (removed.files, removed.bytes, removed.freed_bytes) = (9, 2 << 30, 2 << 30);
+        removed
+    }
+
+    #[test]
+    fn what_is_still_read_is_told_with_who_reads_it() {
+        assert_eq!(removed_text(&removed()), "Removed 9 files, 2.00 GiB.");
+        let mut busy = removed();
+        (busy.freed_bytes, busy.busy_bytes, busy.busy_processes) = (1 << 30, 1 << 30, vec![41277]);
+        assert_eq!(
+            removed_text(&busy),
+            "Removed 9 files, 2.00 GiB. 1.00 GiB is still read by process 41277 and will be freed when it lets go."
+        );
+        busy.busy_processes.push(41278);
+        assert!(removed_text(&busy).ends_with("by processes 41277, 41278 and will be freed when they let go."));
+    }
+
+    #[test]
+    fn content_other_names_use_is_not_called_freed() {
+        let mut shared = removed();
+        (shared.freed_bytes, shared.shared_bytes) = (0, 2 << 30);
+        assert_eq!(removed_text(&shared), "Removed 9 files, 2.00 GiB. 2.00 GiB is content other names use; 0 B freed.");
+    }
+
+    #[test]
+    fn the_command_that_confirms_removes_no_more_than_was_asked_for() {
+        let spec = "me/model".parse().unwrap();
+        let command = confirming(&spec, &["*.md".to_owned()], &["Q8_0".to_owned()]);
+        assert_eq!(command, "model-cache rm me/model '*.md' --quant Q8_0 --yes");
+    }
+}

@@ -1,0 +1,680 @@
+//! The program as its users meet it: the real binary, against a Hub of our own.
+
+use hub_fixture::{Content, Fault, GOOD_TOKEN, Hub, Repo, Target, UNLISTED_TOKEN};
+use serde_json::Value;
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const REPO: &str = "org/model";
+const MIB: u64 = 1 << 20;
+
+/// A machine: a Hub, a store, a home of its own.
+struct Machine {
+    hub: Hub,
+    dir: TempDir,
+}
+
+impl Machine {
+    fn new(repos: Vec<Repo>) -> Self {
+        Self { hub: Hub::start(repos), dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// One repo with two quants, `bytes` and 1 MiB long.
+    fn with_model(bytes: u64) -> Self {
+        Self::new(vec![model(bytes)])
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_model-cache"));
+        command.env_clear().env("HOME", self.dir.path()).env("HF_ENDPOINT", self.hub.endpoint());
+        command.env("MODEL_CACHE_HOME", self.path("store")).stdin(Stdio::null()).args(args);
+        command
+    }
+
+    fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Ran {
+        Ran::from(self.command(args).output().unwrap())
+    }
+
+    /// Runs what must succeed, and gives its JSON.
+    fn json(&self, args: &[&str]) -> Value {
+        let ran = self.run(args.iter().chain(&["--json"]));
+        assert_eq!(ran.code, 0, "{args:?}: {ran:?}");
+        ran.document()
+    }
+
+    fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+fn model(bytes: u64) -> Repo {
+    Repo::new(REPO)
+        .pipeline_tag("text-generation")
+        .file("config.json", "{\"a\":1}")
+        .file("model-Q4_K_M.gguf", Content::seeded(1, bytes))
+        .file("model-Q8_0.gguf", Content::seeded(2, MIB))
+}
+
+#[derive(Debug)]
+struct Ran {
+    code: i32,
+    out: Vec<u8>,
+    err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let err = String::from_utf8(output.stderr).expect("stderr is text");
+        Self { code: output.status.code().expect("it ended by itself"), out: output.stdout, err }
+    }
+}
+
+impl Ran {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.out).unwrap()
+    }
+
+    /// Stdout, which is one JSON document on one line.
+    fn document(&self) -> Value {
+        assert_eq!(self.text().lines().count(), 1, "{self:?}");
+        serde_json::from_str(self.text()).unwrap()
+    }
+
+    fn error(&self) -> Value {
+        self.document()["error"].clone()
+    }
+}
+
+/// Sends a signal by name, as a shell does.
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Reads `--progress json` until `path` has `bytes`.
+fn read_until_loaded(lines: &mut impl BufRead, bytes: u64) {
+    for line in lines.lines() {
+        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if event["event"] == "progress" && event["pull_loaded_bytes"].as_u64().unwrap() >= bytes {
+            return;
+        }
+    }
+    panic!("the pull ended before {bytes} bytes were here");
+}
+
+// -- documents -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn scan_and_show_give_the_promised_document() {
+    let machine = Machine::with_model(3 * MIB);
+    let commit = machine.hub.commit(REPO, "main").unwrap();
+    let missing = machine.run(["show", REPO, "--json"]);
+    assert_eq!((missing.code, missing.error()["code"].as_str()), (3, Some("not_found")));
+    for (command, status) in [("scan", "available"), ("show", "available")] {
+        let document = machine.json(&[command, REPO]);
+        assert_eq!(document["repo"], REPO);
+        assert_eq!(document["commit"], commit.as_str());
+        assert_eq!(document["task"], "text-generation");
+        let quant = &document["quants"]["Q4_K_M"];
+        assert_eq!(quant["status"], status);
+        assert_eq!(quant["files"], serde_json::json!(["config.json", "model-Q4_K_M.gguf"]));
+        assert_eq!(quant["total_bytes"], 3 * MIB + 7);
+        assert_eq!(quant["downloaded_bytes"], 0);
+    }
+    assert_eq!(machine.run(["pull", REPO, "-q", "q4_k_m"]).code, 0);
+    let quant = &machine.json(&["show", REPO])["quants"]["Q4_K_M"];
+    assert_eq!((&quant["status"], quant["downloaded_bytes"].as_u64()), (&"downloaded".into(), Some(3 * MIB + 7)));
+}
+
+#[test]
+fn pull_ls_df_and_verify_give_the_promised_documents() {
+    let machine = Machine::with_model(3 * MIB);
+    assert_eq!(machine.json(&["ls"]), serde_json::json!({ "repos": [] }));
+    let pulled = machine.json(&["pull", REPO, "--quant", "Q4_K_M"]);
+    assert_eq!(pulled["quants"], serde_json::json!(["Q4_K_M"]));
+    assert_eq!((pulled["files"].as_u64(), pulled["fetched_bytes"].as_u64()), (Some(2), Some(3 * MIB + 7)));
+    let repos = machine.json(&["ls"]);
+    let repo = &repos["repos"][0];
+    assert_eq!((&repo["repo"], repo["files"].as_u64(), repo["size_bytes"].as_u64()), (&REPO.into(), Some(2), Some(3 * MIB + 7)));
+    assert_eq!(repo["commit"], machine.hub.commit(REPO, "main").unwrap());
+    let files = machine.json(&["ls", REPO]);
+    assert_eq!((&files["repo"], &files["commit"]), (&repo["repo"], &repo["commit"]));
+    let file = &files["files"][1];
+    assert_eq!(file["path"], "model-Q4_K_M.gguf");
+    assert_eq!((file["size_bytes"].as_u64(), file["chunks"].as_u64()), (Some(3 * MIB), Some(1)));
+    assert_eq!(file["digest"], format!("sha256:{}", machine.hub.file(REPO, "main", "model-Q4_K_M.gguf").unwrap().etag));
+    assert_eq!(file["state"], "sealed");
+    let df = machine.json(&["df"]);
+    for field in ["files", "chunks", "live_bytes", "filling_bytes", "doomed_bytes", "disk_bytes"] {
+        assert!(df[field].is_u64(), "{field}: {df}");
+    }
+    assert_eq!((df["files"].as_u64(), df["live_bytes"].as_u64()), (Some(2), Some(3 * MIB + 7)));
+    for args in [&["verify"][..], &["verify", REPO, "*.gguf", "--digest"]] {
+        let verified = machine.json(args);
+        assert_eq!(verified["bad"], serde_json::json!([]));
+        assert!(verified["files"].as_u64().unwrap() > 0 && verified["blocks"].as_u64().unwrap() > 0, "{verified}");
+    }
+}
+
+#[test]
+fn removing_tells_what_went_and_gc_what_was_left_over() {
+    let machine = Machine::with_model(3 * MIB);
+    machine.json(&["pull", REPO, "--all"]);
+    let removed = machine.json(&["rm", REPO, "--quant", "q8_0"]);
+    assert_eq!((removed["files"].as_u64(), removed["freed_bytes"].as_u64()), (Some(1), Some(MIB)));
+    let ran = machine.run(["rm", REPO]);
+    assert_eq!((ran.code, ran.text(), ran.err.as_str()), (0, "", "Removed 2 files, 3.00 MiB.\n"));
+    assert_eq!(machine.run(["rm", REPO]).code, 3);
+    assert_eq!(machine.json(&["gc"])["freed_bytes"], 0);
+    assert_eq!(machine.json(&["df"])["live_bytes"], 0);
+}
+
+// -- choosing ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_pull_without_a_choice_lists_the_quants_and_one_with_a_single_quant_takes_it() {
+    let machine = Machine::new(vec![model(2 * MIB), Repo::new("org/one").file("a-Q4_0.gguf", Content::seeded(3, MIB))]);
+    let ran = machine.run(["pull", REPO]);
+    assert_eq!((ran.code, ran.text()), (2, ""));
+    assert_eq!(
+        ran.err,
+        "error: org/model offers 2 quants; say which\n  Q4_K_M 2.00 MiB, Q8_0 1.00 MiB\n\
+         hint: model-cache pull org/model --quant Q4_K_M\n"
+    );
+    let error = machine.run(["pull", REPO, "--json"]).error();
+    assert_eq!((&error["code"], &error["offered"][1]["quant"]), (&"usage".into(), &"Q8_0".into()));
+    let ran = machine.run(["pull", "org/one"]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.err.contains("Pulled Q4_0 of org/one ("), "{ran:?}");
+    assert!(machine.run(["pull", "org/one"]).err.contains("Already here: Q4_0 of org/one ("));
+}
+
+#[test]
+fn files_the_repo_lacks_are_told_after_scan_and_pull() {
+    let repo = Repo::new(REPO)
+        .file("m-Q8_0-00001-of-00003.gguf", Content::seeded(4, MIB))
+        .file("m-Q8_0-00003-of-00003.gguf", Content::seeded(5, MIB));
+    let machine = Machine::new(vec![repo]);
+    for args in [["scan", REPO], ["pull", REPO]] {
+        let ran = machine.run(args);
+        assert!(ran.err.contains("warning: Q8_0 is incomplete at the Hub: it lacks m-Q8_0-00002-of-00003.gguf"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_scan_suggests_one_next_command() {
+    let machine = Machine::with_model(2 * MIB);
+    assert!(machine.run(["scan", REPO]).err.ends_with("hint: model-cache pull org/model --quant Q4_K_M\n"));
+    machine.json(&["pull", REPO, "--all"]);
+    assert!(machine.run(["scan", REPO]).err.ends_with("hint: model-cache ls org/model\n"));
+}
+
+// -- bytes ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn cat_gives_the_bytes_that_were_served_and_nothing_else() {
+    let size = 7 * MIB + 3;
+    let machine = Machine::with_model(size);
+    machine.json(&["pull", REPO, "--quant", "Q4_K_M"]);
+    let path = "model-Q4_K_M.gguf";
+    let content = Content::seeded(1, size);
+    let ran = machine.run(["cat", REPO, path]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(*ran.out == *content.read(0..size).unwrap());
+    for (range, expected) in [("5..9", 5..9), ("7340030..", 7_340_030..size), ("..4", 0..4), ("8..8", 8..8)] {
+        let ran = machine.run(["cat", REPO, path, "--range", range]);
+        assert_eq!((ran.code, &*ran.out), (0, &*content.read(expected).unwrap()), "{range}");
+    }
+    for range in ["0..7340036", "7340036..", "9..3", "x..1", ".."] {
+        let ran = machine.run(["cat", REPO, path, "--range", range]);
+        assert_eq!((ran.code, ran.out.len()), (2, 0), "{range}: {ran:?}");
+        assert!(ran.err.starts_with("error: "), "{ran:?}");
+    }
+    let ran = machine.run(["cat", REPO, path, "--range", "1..9999999"]);
+    assert_eq!(ran.err, "error: range 1..9999999 does not lie in model-Q4_K_M.gguf, which has 7340035 bytes\n");
+}
+
+#[test]
+fn cat_of_a_file_that_is_not_here_says_where_it_is() {
+    let machine = Machine::with_model(2 * MIB);
+    let cat = |path: &str| machine.run(["cat", REPO, path]);
+    assert!(cat("config.json").err.contains("nothing of org/model is in the store"));
+    machine.run(["scan", REPO]);
+    let ran = cat("config.json");
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.ends_with("hint: model-cache pull org/model --file config.json\n"), "{ran:?}");
+    assert!(cat("nothing.json").err.contains("has no file nothing.json"));
+    assert_eq!(cat("../../etc/passwd").code, 2);
+    assert_eq!(machine.run(["cat", REPO, "config.json", "--json"]).error()["code"], "usage");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_cat_quietly() {
+    let machine = Machine::with_model(32 * MIB);
+    machine.json(&["pull", REPO, "--quant", "Q4_K_M"]);
+    let mut child = machine.spawn(&["cat", REPO, "model-Q4_K_M.gguf"]);
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
+#[test]
+fn an_export_equals_what_was_served_and_an_import_comes_back() {
+    let machine = Machine::with_model(2 * MIB);
+    machine.json(&["pull", REPO, "--all"]);
+    let to = machine.path("out");
+    let to_text = to.to_str().unwrap();
+    assert_eq!(machine.json(&["export", REPO, "*.gguf", "--to", to_text])["files"], 2);
+    let exported = std::fs::read(to.join("model-Q4_K_M.gguf")).unwrap();
+    assert!(exported == *Content::seeded(1, 2 * MIB).read(0..2 * MIB).unwrap());
+    let again = machine.run(["export", REPO, "*.gguf", "--to", to_text]);
+    assert_eq!(again.code, 1);
+    assert!(again.err.contains("hint: remove it, or export with --force"), "{again:?}");
+    assert_eq!(machine.run(["export", REPO, "*.gguf", "--to", to_text, "--force"]).code, 0);
+    std::fs::write(to.join("notes.txt"), "mine").unwrap();
+    let imported = machine.json(&["import", "me/model", to_text]);
+    assert_eq!((imported["files"].as_u64(), imported["here_bytes"].as_u64()), (Some(3), Some(3 * MIB)));
+    assert_eq!(machine.run(["cat", "me/model", "notes.txt"]).text(), "mine");
+    assert_eq!(machine.json(&["ls", "me/model"])["commit"], Value::Null);
+}
+
+#[test]
+fn what_was_imported_goes_only_when_somebody_says_yes() {
+    let machine = Machine::with_model(MIB);
+    std::fs::write(machine.path("mine.bin"), vec![7; 100_000]).unwrap();
+    machine.json(&["import", "me/model", machine.path("mine.bin").to_str().unwrap()]);
+    let ran = machine.run(["rm", "me/model", "*.bin"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.ends_with("hint: model-cache rm me/model '*.bin' --yes\n"), "{ran:?}");
+    assert_eq!(machine.run(["rm", "me/model", "--json"]).error()["code"], "other");
+    assert_eq!(machine.json(&["ls"])["repos"].as_array().unwrap().len(), 1);
+    assert_eq!(machine.json(&["rm", "me/model", "--yes"])["files"], 1);
+}
+
+// -- errors --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn each_kind_of_error_has_its_exit_code_and_its_name() {
+    let machine = Machine::new(vec![
+        model(MIB),
+        Repo::new("org/gated").gated().file("m.safetensors", Content::seeded(6, MIB)),
+        Repo::new("org/private").private().file("m.safetensors", Content::seeded(6, MIB)),
+        Repo::new("org/off").disabled().file("m.safetensors", Content::seeded(6, MIB)),
+    ]);
+    let cases: &[(&[&str], Option<&str>, i32, &str)] = &[
+        (&["scan", "org/absent"], None, 3, "not_found"),
+        (&["scan", "org/model@nothing"], None, 3, "not_found"),
+        (&["pull", REPO, "--quant", "Q9"], None, 3, "not_found"),
+        (&["pull", REPO, "--file", "*.bin"], None, 3, "not_found"),
+        (&["ls", "org/absent"], None, 3, "not_found"),
+        (&["rm", "org/absent"], None, 3, "not_found"),
+        (&["verify", "org/absent"], None, 3, "not_found"),
+        (&["pull", "org/gated"], None, 7, "not_allowed"),
+        (&["pull", "org/gated"], Some(UNLISTED_TOKEN), 7, "not_allowed"),
+        (&["scan", "org/private"], None, 3, "not_found"),
+        (&["scan", "org/private"], Some(UNLISTED_TOKEN), 3, "not_found"),
+        (&["scan", REPO], Some("hf_nonsense"), 7, "not_allowed"),
+        (&["pull", "org/off"], None, 7, "not_allowed"),
+        (&["--offline", "scan", "org/unseen"], None, 4, "network"),
+        (&["scan", "no-slash"], None, 2, "usage"),
+        (&["scan", "org/model@a..b"], None, 2, "usage"),
+        (&["pull", REPO, "--file", "["], None, 2, "usage"),
+        (&["pull", REPO, "--connections", "0"], None, 2, "usage"),
+        (&["scan", REPO, "--endpoint", "ftp://x"], None, 2, "usage"),
+        (&["frobnicate"], None, 2, "usage"),
+        (&[], None, 2, "usage"),
+    ];
+    for (args, token, code, name) in cases {
+        for json in [false, true] {
+            let mut command = machine.command(args.iter().chain(json.then_some(&"--json")));
+            token.map(|token| command.env("HF_TOKEN", token));
+            let ran = Ran::from(command.output().unwrap());
+            assert_eq!(ran.code, *code, "{args:?}: {ran:?}");
+            if json {
+                let error = ran.error();
+                assert_eq!(error["code"], *name, "{args:?}");
+                assert!(!error["message"].as_str().unwrap().is_empty());
+                assert!(error.get("hint").is_some(), "{args:?}");
+            } else if !args.is_empty() {
+                assert!(ran.err.starts_with("error: ") && ran.out.is_empty(), "{args:?}: {ran:?}");
+            }
+            let said = format!("{}{}", ran.err, String::from_utf8_lossy(&ran.out));
+            assert!(!said.contains("panicked") && !said.contains("{ "), "{args:?}: {said}");
+        }
+    }
+    // With the right token both doors open.
+    for repo in ["org/gated", "org/private"] {
+        let ran = Ran::from(machine.command(["pull", repo]).env("HF_TOKEN", GOOD_TOKEN).output().unwrap());
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+}
+
+#[test]
+fn a_hub_that_is_down_is_a_network_error_and_a_short_rate_limit_is_waited_for() {
+    let machine = Machine::with_model(MIB);
+    machine.hub.faults().once(Target::any().hub(), Fault::rate_limited(1));
+    let started = Instant::now();
+    assert_eq!(machine.run(["pull", REPO, "-q", "Q8_0"]).code, 0);
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    // Nobody listens on a port that was just given back.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ran = machine.run(["scan", REPO, "--endpoint", &format!("http://127.0.0.1:{port}"), "-v"]);
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.err.contains("\n  because: "), "{ran:?}");
+}
+
+#[test]
+fn bytes_that_are_not_what_was_promised_are_an_integrity_error() {
+    let machine = Machine::with_model(6 * MIB);
+    machine.hub.faults().always("model-Q4_K_M.gguf", Fault::CorruptBytes { offset: 5_500_000, len: 3 });
+    let ran = machine.run(["pull", REPO, "-q", "Q4_K_M"]);
+    assert_eq!(ran.code, 5, "{ran:?}");
+    assert!(ran.err.contains("error: ") && ran.err.contains("hint: "), "{ran:?}");
+    assert_eq!(machine.run(["cat", REPO, "model-Q4_K_M.gguf"]).code, 3);
+    machine.hub.faults().clear();
+    assert_eq!(machine.run(["pull", REPO, "-q", "Q4_K_M"]).code, 0);
+}
+
+#[test]
+fn a_retry_is_told_once_whatever_the_number_of_tries() {
+    let machine = Machine::with_model(6 * MIB);
+    machine.hub.faults().times(3, Target::path("model-Q4_K_M.gguf").cdn(), Fault::status(503));
+    let ran = machine.run(["pull", REPO, "-q", "Q4_K_M"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.err.matches("retrying: model-Q4_K_M.gguf in ").count(), 1, "{ran:?}");
+}
+
+#[test]
+fn arguments_that_cannot_be_are_refused_before_anything_is_made() {
+    use std::os::unix::ffi::OsStrExt;
+    let machine = Machine::with_model(MIB);
+    let bad = OsStr::from_bytes(b"org/\xff\xfe");
+    let ran = machine.run([OsStr::new("scan"), bad]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.starts_with("error: the argument \"org/") && ran.err.contains("UTF-8"), "{ran:?}");
+    assert_eq!(machine.run([OsStr::new("--json"), OsStr::new("scan"), bad]).error()["code"], "usage");
+    let ran = machine.run(["ls", "--store", ""]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("--store") || ran.err.contains("store=\"\""), "{ran:?}");
+    for name in ["", "org/", "org/a/b", "../..", "org/na\nme", "org/\u{1b}[31m", "-", "org/x@", &"x".repeat(5000)] {
+        let ran = machine.run(["scan", "--", name]);
+        assert_eq!(ran.code, 2, "{name:?}: {ran:?}");
+        assert!(ran.err.chars().all(|c| c == '\n' || !c.is_control()), "{ran:?}");
+    }
+    let file = machine.path("a-file");
+    std::fs::write(&file, "").unwrap();
+    let ran = machine.run([OsStr::new("ls"), OsStr::new("--store"), file.as_os_str()]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("hint: "), "{ran:?}");
+    assert!(!machine.path("store").exists());
+}
+
+#[test]
+fn a_mistyped_command_gets_the_nearest_one() {
+    let machine = Machine::with_model(MIB);
+    assert!(machine.run(["pul", REPO]).err.contains("'pull'"));
+    assert!(machine.run(["pul", REPO, "--json"]).error()["hint"].as_str().unwrap().contains("'pull'"));
+    let help = machine.run(["--help"]);
+    assert!(help.code == 0 && help.err.is_empty() && help.text().contains("Exit codes:"), "{help:?}");
+}
+
+#[test]
+fn what_a_hostile_hub_says_never_reaches_the_terminal_raw() {
+    let machine = Machine::new(vec![
+        Repo::new(REPO).pipeline_tag("text\u{1b}[2J\u{9b}31m\u{202e}x").file("m-Q4_0.gguf", Content::seeded(1, MIB)),
+        Repo::new("org/paths").file("m-Q4_0.gguf", Content::seeded(1, MIB)),
+    ]);
+    let safe = |text: &str| text.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}'));
+    for args in [&["scan", REPO][..], &["show", REPO], &["scan", REPO, "--json"], &["show", REPO, "--json"]] {
+        let ran = machine.run(args);
+        assert!(ran.code == 0 && safe(ran.text()) && safe(&ran.err), "{args:?}: {ran:?}");
+    }
+    for path in ["../../up", "/etc/passwd", "a\\b", "C:/x", "x\u{1b}[31m", "a/./b"] {
+        let listing = serde_json::json!([{ "type": "file", "path": path, "size": 5, "oid": "0".repeat(40) }]);
+        machine.hub.faults().clear();
+        machine.hub.faults().always("/tree/", Fault::json(200, listing.to_string()));
+        let ran = machine.run(["scan", "org/paths"]);
+        assert_eq!(ran.code, 4, "{path:?}: {ran:?}");
+        assert!(safe(&ran.err) && ran.out.is_empty(), "{path:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn no_token_is_ever_shown() {
+    let machine = Machine::with_model(2 * MIB);
+    machine.hub.faults().times(2, Target::path("model").cdn(), Fault::status(503));
+    for token in [GOOD_TOKEN, "hf_secretnonsense"] {
+        let mut command = machine.command(["pull", REPO, "--all", "-vv"]);
+        let ran = Ran::from(command.env("HF_TOKEN", token).env("MODEL_CACHE_LOG", "trace").output().unwrap());
+        assert!(!ran.err.contains(token) && !ran.err.contains("Bearer"), "{ran:?}");
+    }
+}
+
+// -- talk and data -------------------------------------------------------------------------------------------------
+
+#[test]
+fn stdout_has_data_only_and_no_decoration_where_it_is_no_terminal() {
+    let machine = Machine::with_model(2 * MIB);
+    let pulled = machine.run(["pull", REPO, "--all"]);
+    assert!(pulled.out.is_empty() && pulled.err.contains("Pulled "), "{pulled:?}");
+    for args in [&["scan", REPO][..], &["ls"], &["ls", REPO], &["show", REPO], &["df"]] {
+        let ran = machine.run(args);
+        assert!(ran.code == 0 && !ran.text().is_empty() && !ran.text().contains(['\u{1b}', '…']), "{args:?}: {ran:?}");
+        assert!(!ran.text().contains("hint:"), "{args:?}: {ran:?}");
+        assert!(ran.text().lines().all(|line| line == line.trim_end()), "{args:?}: {ran:?}");
+    }
+    let verified = machine.run(["verify"]);
+    assert!(verified.out.is_empty() && verified.err.contains("every block is as it was sealed"), "{verified:?}");
+}
+
+#[test]
+fn progress_as_json_is_one_object_a_line_and_ends_once() {
+    let machine = Machine::with_model(12 * MIB);
+    let ends = |ran: &Ran| -> Vec<Value> {
+        let events = ran.err.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+        let all: Vec<_> = events.collect();
+        assert!(all.iter().all(|event| event["event"].is_string()), "{all:?}");
+        all.into_iter().filter(|event| ["done", "failed", "cancelled"].contains(&event["event"].as_str().unwrap())).collect()
+    };
+    let ran = machine.run(["--progress", "json", "pull", REPO, "-q", "Q4_K_M"]);
+    assert_eq!(ran.code, 0);
+    let end = ends(&ran);
+    assert_eq!((end.len(), &end[0]["event"]), (1, &"done".into()), "{ran:?}");
+    let progress = ran.err.lines().find(|line| line.contains("\"event\":\"progress\"")).unwrap();
+    let progress: Value = serde_json::from_str(progress).unwrap();
+    for field in ["repo", "commit", "path", "loaded_bytes", "total_bytes", "bytes_per_second", "eta_seconds"] {
+        assert!(progress.get(field).is_some(), "{field}: {progress}");
+    }
+    // A failure says its code and hint in the last object; also one of a pull that never began.
+    for (args, code, name) in
+        [(["pull", REPO], 2, "usage"), (["pull", "no-slash"], 2, "usage"), (["pull", "org/absent"], 3, "not_found")]
+    {
+        let ran = machine.run(["--progress", "json"].into_iter().chain(args));
+        let end = ends(&ran);
+        assert_eq!((ran.code, end.len()), (code, 1), "{ran:?}");
+        assert_eq!((&end[0]["event"], &end[0]["code"]), (&"failed".into(), &name.into()));
+        assert!(end[0]["hint"].is_string(), "{ran:?}");
+    }
+    let ran = machine.run(["--progress", "json", "verify", "org/absent"]);
+    assert_eq!((ran.code, &ends(&ran)[0]["code"]), (3, &"not_found".into()));
+    let none = machine.run(["--progress", "none", "pull", REPO, "-q", "Q8_0"]);
+    assert_eq!(none.err.lines().count(), 1, "{none:?}");
+}
+
+#[test]
+fn a_long_pull_into_a_log_gets_a_line_now_and_then() {
+    let machine = Machine::with_model(30 * MIB);
+    machine.hub.faults().always(Target::path("model-Q4_K_M.gguf").cdn(), Fault::SlowBytesPerSecond(MIB));
+    let ran = machine.run(["pull", REPO, "-q", "Q4_K_M", "--connections", "6"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let lines: Vec<_> = ran.err.lines().filter(|line| line.contains(" % ")).collect();
+    assert!((1..=4).contains(&lines.len()), "{ran:?}");
+    assert!(lines[0].contains("/30.0 MiB  ") && lines[0].contains(" left"), "{ran:?}");
+}
+
+// -- interrupts and neighbours -------------------------------------------------------------------------------------
+
+#[test]
+fn ctrl_c_keeps_what_landed_and_the_next_pull_goes_on_from_there() {
+    let size = 60 * MIB;
+    let machine = Machine::with_model(size);
+    let slow = machine.hub.faults().always(Target::path("model-Q4_K_M.gguf").cdn(), Fault::SlowBytesPerSecond(10 * MIB));
+    for (name, code, loaded_mib) in [("INT", 130, 20), ("TERM", 143, 40)] {
+        // Few connections: blocks of 5 MiB are complete by then.
+        let args = ["pull", REPO, "-q", "Q4_K_M", "--connections", "2", "--json", "--progress", "json"];
+        let mut child = machine.spawn(&args);
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        read_until_loaded(&mut lines, loaded_mib * MIB);
+        signal(&child, name);
+        let started = Instant::now();
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        // Half a second is promised; a loaded test machine gets some more.
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        let error = ran.error();
+        assert_eq!((ran.code, &error["code"]), (code, &"interrupted".into()));
+        let kept = error["kept_bytes"].as_u64().unwrap();
+        assert!(kept > 5 * MIB && kept < size && error["total_bytes"].as_u64() == Some(size + 7), "{error}");
+        let here = machine.json(&["show", REPO])["quants"]["Q4_K_M"].clone();
+        assert_eq!(here["status"], "partial");
+        assert!(here["downloaded_bytes"].as_u64().unwrap() >= kept - 7, "{here} {error}");
+    }
+    machine.hub.faults().remove(slow);
+    let kept = machine.json(&["show", REPO])["quants"]["Q4_K_M"]["downloaded_bytes"].as_u64().unwrap();
+    machine.hub.clear_log();
+    let pulled = machine.json(&["pull", REPO, "-q", "Q4_K_M"]);
+    assert!(pulled["fetched_bytes"].as_u64().unwrap() <= size + 7 - kept, "{pulled}, kept {kept}");
+    assert!(machine.hub.bytes_served() <= size + 7 - kept, "{}, kept {kept}", machine.hub.bytes_served());
+    assert!(machine.run(["cat", REPO, "model-Q4_K_M.gguf"]).out == *Content::seeded(1, size).read(0..size).unwrap());
+}
+
+#[test]
+fn ctrl_c_is_heard_while_the_hub_is_silent_and_while_nobody_reads() {
+    let machine = Machine::with_model(8 * MIB);
+    machine.json(&["pull", REPO, "-q", "Q4_K_M"]);
+    machine.hub.faults().always(Target::any(), Fault::Delay(Duration::from_secs(30)));
+    for (args, signals) in [
+        (&["scan", REPO][..], 1),
+        (&["pull", REPO, "-q", "Q8_0"], 1),
+        (&["cat", REPO, "model-Q4_K_M.gguf"], 1),
+        (&["cat", REPO, "model-Q4_K_M.gguf"], 2),
+    ] {
+        let mut child = machine.spawn(args);
+        std::thread::sleep(Duration::from_millis(500));
+        let started = Instant::now();
+        for _ in 0..signals {
+            signal(&child, "INT");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(130), "{args:?}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{args:?}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn an_interrupted_pull_tells_people_what_was_kept() {
+    let machine = Machine::with_model(60 * MIB);
+    machine.hub.faults().always(Target::path("model-Q4_K_M.gguf").cdn(), Fault::SlowBytesPerSecond(3 * MIB));
+    let mut child = machine.spawn(&["pull", REPO, "-q", "Q4_K_M"]);
+    wait_for_bytes(&machine, 30 * MIB);
+    signal(&child, "INT");
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{err}");
+    assert!(err.contains("interrupted: kept ") && err.contains(" of 60.0 MiB\nhint: the same command"), "{err}");
+}
+
+fn wait_for_bytes(machine: &Machine, bytes: u64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while machine.hub.bytes_served() < bytes {
+        assert!(Instant::now() < deadline, "only {} bytes were served", machine.hub.bytes_served());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn of_two_processes_that_pull_the_same_file_one_fetches_and_the_other_waits_and_says_so() {
+    let size = 40 * MIB;
+    let machine = Machine::with_model(size);
+    machine.hub.faults().always(Target::path("model-Q4_K_M.gguf").cdn(), Fault::SlowBytesPerSecond(2 * MIB));
+    let first = machine.spawn(&["pull", REPO, "-q", "Q4_K_M"]);
+    wait_for_bytes(&machine, MIB);
+    let second = machine.spawn(&["pull", REPO, "-q", "Q4_K_M"]);
+    let [first, second] = [first, second].map(|child| Ran::from(child.wait_with_output().unwrap()));
+    assert_eq!((first.code, second.code), (0, 0), "{first:?} {second:?}");
+    assert!(!first.err.contains("waiting") && first.err.contains("Pulled "), "{first:?}");
+    assert!(second.err.contains("another process fetched it"), "{second:?}");
+    assert_eq!(second.err.matches("waiting: another process is fetching model-Q4_K_M.gguf").count(), 1, "{second:?}");
+    assert!(machine.hub.bytes_served() <= size + 2 * 7, "{}", machine.hub.bytes_served());
+}
+
+#[test]
+fn a_file_that_is_being_read_is_removed_and_its_reader_named() {
+    let machine = Machine::with_model(24 * MIB);
+    machine.json(&["pull", REPO, "-q", "Q4_K_M"]);
+    let mut reader = machine.spawn(&["cat", REPO, "model-Q4_K_M.gguf"]);
+    let mut out = reader.stdout.take().unwrap();
+    let mut bytes = vec![0; 4096];
+    out.read_exact(&mut bytes).unwrap();
+    assert_eq!(machine.json(&["ls"])["repos"][0]["readers"], serde_json::json!([reader.id()]));
+    let ran = machine.run(["rm", REPO]);
+    assert!(ran.err.contains(&format!("24.00 MiB is still read by process {}", reader.id())), "{ran:?}");
+    assert_eq!(machine.json(&["df"])["doomed_bytes"], 24 * MIB);
+    out.read_to_end(&mut bytes).unwrap();
+    assert!(bytes == *Content::seeded(1, 24 * MIB).read(0..24 * MIB).unwrap());
+    assert!(reader.wait().unwrap().success());
+    machine.json(&["gc"]);
+    assert_eq!(machine.json(&["df"])["doomed_bytes"], 0);
+}
+
+#[test]
+fn offline_reads_go_by_what_is_in_the_store() {
+    let machine = Machine::with_model(MIB);
+    machine.json(&["pull", REPO, "--all"]);
+    machine.hub.clear_log();
+    for args in [&["--offline", "scan", REPO][..], &["--offline", "pull", REPO, "--all"], &["ls"], &["show", REPO], &["verify"]] {
+        assert_eq!(machine.run(args).code, 0, "{args:?}");
+    }
+    assert!(machine.hub.requests().is_empty());
+}
+
+#[test]
+fn a_damaged_block_is_shown_and_is_an_integrity_error() {
+    let machine = Machine::with_model(12 * MIB);
+    machine.json(&["pull", REPO, "-q", "Q4_K_M"]);
+    damage(&machine.path("store"), &Content::seeded(1, 12 * MIB).read(6 * MIB..6 * MIB + 64).unwrap());
+    let ran = machine.run(["verify", "--json"]);
+    assert_eq!(ran.code, 5, "{ran:?}");
+    let bad = &ran.document()["bad"];
+    assert_eq!(bad.as_array().unwrap().len(), 1, "{bad}");
+    assert_eq!(
+        (&bad[0]["path"], bad[0]["chunk"].as_u64(), bad[0]["block"].as_u64()),
+        (&"model-Q4_K_M.gguf".into(), Some(0), Some(1))
+    );
+    let ran = machine.run(["verify", REPO]);
+    assert_eq!(ran.code, 5);
+    assert!(
+        ran.text().starts_with("REPO") && ran.err.contains("1 block damaged") && ran.err.contains("hint: model-cache rm "),
+        "{ran:?}"
+    );
+}
+
+/// Flips a bit where `bytes` lie in the store's data.
+fn damage(store: &Path, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let path = store.join("model_cache_chunks").join("mdbx.dat");
+    let data = std::fs::read(&path).unwrap();
+    let at = data.windows(bytes.len()).step_by(64).position(|window| window == bytes).expect("the bytes are in the store") * 64;
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[data[at] ^ 1], at as u64).unwrap();
+}

@@ -1,0 +1,188 @@
+//! Kill -9 at random moments of everything that writes: afterwards the store opens, lies about nothing, leaks nothing, and the
+//! work goes on from where it was.
+
+mod common;
+
+use common::*;
+use hub_fixture::{Content, Fault, Hub, Repo, Target};
+use std::{fs, path::Path, time::Duration};
+use tabagent_model_cache::*;
+
+#[test]
+fn child() {
+    obey();
+}
+
+fn sleep(range_us: std::ops::Range<u64>, numbers: &mut Numbers) {
+    std::thread::sleep(Duration::from_micros(numbers.within(range_us)));
+}
+
+/// That nothing is left over that `gc` would have to find, and the disk holds no more than the files.
+fn assert_nothing_leaked(cache: &ModelCache, after: &str) {
+    let garbage = cache.gc().unwrap();
+    assert_eq!(garbage.busy_bytes, 0, "{after}: {garbage:?}");
+    let again = cache.gc().unwrap();
+    assert_eq!(again.freed_bytes, 0, "{after}: {again:?}");
+    let stats = cache.stats().unwrap();
+    assert_eq!((stats.filling_bytes, stats.doomed_bytes), (0, 0), "{after}: {stats:?}");
+    assert!(stats.disk_bytes < stats.live_bytes + 64 * MIB, "{after}: {stats:?}");
+    let report = cache.verify(None, &[], &VerifyOptions::default()).unwrap();
+    assert!(report.bad.is_empty(), "{after}: {:?}", report.bad);
+}
+
+#[test]
+fn a_pull_killed_again_and_again_completes_and_fetches_no_more_than_what_was_in_flight_anew() {
+    const SIZE: u64 = 300 * MIB;
+    const KILLS: u64 = 12;
+    let hub = hub(1, SIZE);
+    let slow = hub.faults().always(Target::path("model.gguf").cdn(), Fault::SlowBytesPerSecond(24 * MIB));
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().to_str().unwrap();
+    let mut numbers = Numbers(1);
+    for kill in 0..KILLS {
+        let mut child = start(&["pull", store, &hub.endpoint(), REPO]);
+        child.hear("BEGUN");
+        // Some before the first byte, most in the middle.
+        sleep(if kill % 4 == 0 { 0..30_000 } else { 30_000..350_000 }, &mut numbers);
+        child.kill();
+    }
+    hub.faults().remove(slow);
+    let mut child = start(&["pull", store, &hub.endpoint(), REPO]);
+    let fetched: u64 = child.hear("OK").parse().unwrap();
+    assert!(child.end().success());
+    assert!(fetched < SIZE, "the kills came before anything had landed");
+    let most = SIZE + KILLS * CONNECTIONS as u64 * BLOCK;
+    assert!(hub.bytes_served() <= most, "{} > {most}", hub.bytes_served());
+    println!("{} bytes served for {SIZE}", hub.bytes_served());
+    let cache = local(dir.path());
+    assert!(holds(&cache, REPO, "model.gguf", &Content::seeded(1, SIZE)));
+    assert_sound(&cache);
+    assert_nothing_leaked(&cache, "the pull");
+}
+
+#[test]
+fn a_pull_of_many_files_killed_while_it_seals_them_loses_none_that_was_said_to_be_sealed() {
+    let sizes = |n: u64| if n.is_multiple_of(3) { 70_000 + n * 40_000 } else { 100 + n };
+    let files = |repo: Repo| (0..60).fold(repo, |repo, n| repo.file(format!("{n}.gguf"), Content::seeded(n, sizes(n))));
+    let hub = Hub::start(vec![files(Repo::new(REPO))]);
+    let mut numbers = Numbers(2);
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().to_str().unwrap();
+    for kill in 0..10 {
+        let mut child = start(&["pull", store, &hub.endpoint(), REPO]);
+        child.hear("BEGUN");
+        let mut sealed = Vec::new();
+        let most = numbers.within(0..16);
+        while (sealed.len() as u64) < most {
+            sealed.push(child.hear("SEALED"));
+            if sealed.len() == 60 {
+                break;
+            }
+        }
+        sleep(0..15_000, &mut numbers);
+        child.kill();
+        let cache = local(dir.path());
+        for path in &sealed {
+            let n: u64 = path.strip_suffix(".gguf").unwrap().parse().unwrap();
+            assert!(holds(&cache, &format!("{REPO}@{}", hub.commit(REPO, "main").unwrap()), path, &Content::seeded(n, sizes(n))));
+        }
+        assert_nothing_leaked(&cache, &format!("kill {kill}"));
+        if kill % 3 == 2 {
+            cache.delete_model(REPO).unwrap();
+            assert_nothing_leaked(&cache, &format!("removal after kill {kill}"));
+        }
+    }
+    start(&["pull", store, &hub.endpoint(), REPO]).hear("OK");
+    let cache = local(dir.path());
+    assert!((0..60).all(|n| holds(&cache, REPO, &format!("{n}.gguf"), &Content::seeded(n, sizes(n)))));
+}
+
+fn source(folder: &Path, size: u64) -> String {
+    let path = folder.join("model.bin");
+    fs::write(&path, Content::seeded(5, size).read(0..size).unwrap()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_import_killed_at_any_moment_leaves_the_name_out_and_nothing_behind() {
+    const SIZE: u64 = 120 * MIB;
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path(), SIZE);
+    let store = dir.path().join("store");
+    let mut numbers = Numbers(3);
+    let (mut done, mut not_done) = (0, 0);
+    for kill in 0..10 {
+        let mut child = start(&["import", store.to_str().unwrap(), "org/local", &source]);
+        child.hear("BEGUN");
+        sleep(0..[20_000, 150_000, 1_200_000][kill % 3], &mut numbers);
+        child.kill();
+        let cache = local(&store);
+        let here = cache.get_file("org/local", "model.bin").unwrap().is_some();
+        if here {
+            done += 1;
+            assert!(holds(&cache, "org/local", "model.bin", &Content::seeded(5, SIZE)));
+            cache.delete_model("org/local").unwrap();
+        } else {
+            not_done += 1;
+        }
+        let stats = cache.stats().unwrap();
+        assert_eq!((stats.filling_bytes, stats.live_bytes), (0, 0), "kill {kill}: the open gives back what was begun: {stats:?}");
+        assert!(stats.disk_bytes < 64 * MIB, "kill {kill}: {stats:?}");
+        assert_nothing_leaked(&cache, &format!("kill {kill}"));
+    }
+    println!("{done} imports were done before the kill, {not_done} were not");
+    assert!(not_done > 0);
+}
+
+#[test]
+fn a_removal_killed_at_any_moment_is_finished_by_the_next_open() {
+    const SIZE: u64 = 250 * MIB;
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path(), SIZE);
+    let store = dir.path().join("store");
+    let mut numbers = Numbers(4);
+    let mut gone = 0;
+    local(&store).import("org/local", &[source.clone().into()], &ImportOptions::default()).unwrap();
+    for kill in 0..14 {
+        let mut child = start(&["rm", store.to_str().unwrap(), "org/local"]);
+        child.hear("BEGUN");
+        sleep(0..[300, 3_000, 30_000][kill % 3], &mut numbers);
+        child.kill();
+        let cache = local(&store);
+        let stats = cache.stats().unwrap();
+        assert_eq!(stats.doomed_bytes, 0, "kill {kill}: {stats:?}");
+        if cache.has_file("org/local", "model.bin").unwrap() {
+            assert_eq!(stats.live_bytes, SIZE);
+        } else {
+            assert_eq!(stats.live_bytes, 0);
+            assert!(stats.disk_bytes < 64 * MIB, "kill {kill}: {stats:?}");
+            gone += 1;
+            cache.import("org/local", &[source.clone().into()], &ImportOptions::default()).unwrap();
+        }
+        assert!(holds(&cache, "org/local", "model.bin", &Content::seeded(5, SIZE)), "kill {kill}");
+    }
+    println!("{gone} of 14 removals had taken the name away before the kill");
+    assert_nothing_leaked(&local(&store), "the kills");
+}
+
+#[test]
+fn a_pull_killed_while_it_reserves_leaves_no_space_nobody_can_get_back() {
+    const SIZE: u64 = 900 * MIB;
+    let hub = hub(7, SIZE);
+    hub.faults().always(Target::path("model.gguf").cdn(), Fault::Stall { after_bytes: 0 });
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().to_str().unwrap();
+    let mut numbers = Numbers(5);
+    let mut reserved = 0;
+    for kill in 0..12 {
+        let mut child = start(&["pull", store, &hub.endpoint(), REPO]);
+        child.hear("STARTED");
+        sleep(0..12_000, &mut numbers);
+        child.kill();
+        let cache = local(dir.path());
+        let stats = cache.stats().unwrap();
+        reserved += u64::from(stats.filling_bytes > 0);
+        assert_nothing_leaked(&cache, &format!("kill {kill}"));
+    }
+    println!("{reserved} of 12 had begun to reserve");
+}

@@ -1,0 +1,259 @@
+//! Several at one store: two pulls of one file, one content under several names, and readers of what is removed.
+
+mod common;
+
+use common::*;
+use hub_fixture::{Content, Fault, File, Hub, Repo, Target};
+use std::{fs, time::Duration};
+use tabagent_model_cache::*;
+
+const SIZE: u64 = 130 * MIB;
+
+#[test]
+fn child() {
+    obey();
+}
+
+fn content() -> Content {
+    Content::seeded(1, SIZE)
+}
+
+/// A Hub that takes about two seconds for the whole file.
+fn slow_hub() -> Hub {
+    let hub = hub(1, SIZE);
+    hub.faults().always(Target::path("model.gguf").cdn(), Fault::SlowBytesPerSecond(16 * MIB));
+    hub
+}
+
+fn path(dir: &tempfile::TempDir) -> &str {
+    dir.path().to_str().unwrap()
+}
+
+/// Imports `bytes` as `org/local` `file`.
+fn import(cache: &ModelCache, bytes: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, bytes).unwrap();
+    cache.import("org/local", &[file], &ImportOptions::default()).unwrap();
+}
+
+fn patterned(seed: u64, size: u64) -> Vec<u8> {
+    Content::seeded(seed, size).read(0..size).unwrap().to_vec()
+}
+
+#[test]
+fn of_two_processes_that_pull_one_file_one_fetches_and_the_other_waits_and_says_so() {
+    let hub = slow_hub();
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = start(&["pull", path(&dir), &hub.endpoint(), REPO]);
+    first.hear("PROGRESS");
+    let mut second = start(&["pull", path(&dir), &hub.endpoint(), REPO]);
+    assert_eq!(second.hear("WAITING"), "model.gguf");
+    let fetched: u64 = first.hear("OK").parse::<u64>().unwrap() + second.hear("OK").parse::<u64>().unwrap();
+    assert!(first.end().success() && second.end().success());
+    assert!(fetched <= SIZE + 4, "{fetched}");
+    assert!(hub.bytes_served() <= SIZE + 4, "{}", hub.bytes_served());
+    let cache = local(dir.path());
+    assert!(holds(&cache, REPO, "model.gguf", &content()));
+    assert_sound(&cache);
+}
+
+#[tokio::test]
+async fn of_two_tasks_of_one_process_one_fetches_and_the_other_waits() {
+    let hub = slow_hub();
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (cache(dir.path(), &hub), cache(dir.path(), &hub));
+    let (sink, events) = events();
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        other.pull(REPO).path("model.gguf").on_event(Some(sink)).run().await
+    };
+    let (one_report, other_report) = tokio::join!(one.pull(REPO).all(true).run(), late);
+    assert_eq!(one_report.unwrap().fetched_bytes, SIZE + 2);
+    assert_eq!(other_report.unwrap().fetched_bytes, 0);
+    assert_one_end(&events);
+    let waits = events.lock().unwrap().iter().filter(|event| matches!(event, EventKind::Waiting { .. })).count();
+    assert_eq!(waits, 1);
+    assert!(hub.bytes_served() <= SIZE + 4);
+    assert!(holds(&one, REPO, "model.gguf", &content()));
+}
+
+#[test]
+fn when_the_filler_is_killed_the_waiter_takes_over_and_fetches_only_the_rest() {
+    let hub = slow_hub();
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = start(&["pull", path(&dir), &hub.endpoint(), REPO]);
+    first.hear("PROGRESS");
+    let mut second = start(&["pull", path(&dir), &hub.endpoint(), REPO]);
+    second.hear("WAITING");
+    until("a good part was served", || hub.bytes_served() > 50 * MIB);
+    first.kill();
+    let fetched: u64 = second.hear("OK").parse().unwrap();
+    assert!(second.end().success());
+    assert!(fetched < SIZE - 20 * MIB, "{fetched}");
+    let most = SIZE + CONNECTIONS as u64 * (BLOCK + IN_FLIGHT);
+    assert!(hub.bytes_served() <= most, "{} > {most}", hub.bytes_served());
+    let cache = local(dir.path());
+    assert!(holds(&cache, REPO, "model.gguf", &content()));
+    assert_sound(&cache);
+}
+
+#[tokio::test]
+async fn one_content_under_many_names_is_fetched_once_and_stays_while_one_name_does() {
+    let content = Content::seeded(3, 24 * MIB);
+    let hub = Hub::start(vec![
+        Repo::new("org/one").file("a.gguf", content.clone()).file("copy/b.gguf", content.clone()).file("note.md", "same"),
+        Repo::new("org/two").file("c.gguf", content.clone()).file("other.md", "same"),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), &hub);
+    let report = cache.pull("org/one").all(true).run().await.unwrap();
+    assert_eq!((report.total_bytes, report.fetched_bytes), (48 * MIB + 4, 24 * MIB + 4));
+    // A new revision that touched something else, and another repo.
+    hub.push("org/one", "main", [File::new("note.md", "new")]);
+    assert_eq!(cache.pull("org/one").all(true).run().await.unwrap().fetched_bytes, 3);
+    assert_eq!(cache.pull("org/two").all(true).run().await.unwrap().fetched_bytes, 0);
+    assert_eq!(hub.bytes_served(), 24 * MIB + 7);
+    let stats = cache.stats().unwrap();
+    assert_eq!((stats.files, stats.live_bytes), (8, 24 * MIB + 7));
+    // The name its chunks are keyed by goes first.
+    let removed = cache.delete_file("org/one", "a.gguf").unwrap();
+    assert_eq!((removed.files, removed.freed_bytes, removed.shared_bytes), (2, 0, 48 * MIB));
+    assert!(!cache.has_file("org/one", "a.gguf").unwrap());
+    assert!(holds(&cache, "org/one", "copy/b.gguf", &content) && holds(&cache, "org/two", "c.gguf", &content));
+    cache.delete_model("org/one").unwrap();
+    assert!(holds(&cache, "org/two", "c.gguf", &content));
+    assert_eq!(&cache.get_file("org/two", "other.md").unwrap().unwrap()[..], b"same");
+    assert_sound(&cache);
+    let removed = cache.delete_model("org/two").unwrap();
+    assert_eq!((removed.freed_bytes, removed.busy_bytes), (24 * MIB + 4, 0));
+    assert!(cache.stats().unwrap().disk_bytes < 64 * MIB);
+    assert!(matches!(cache.delete_model("org/two"), Err(Error::NotInStore { .. })));
+}
+
+#[test]
+fn what_is_removed_while_another_process_reads_it_loses_its_name_at_once_and_its_space_when_the_reader_lets_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = local(dir.path());
+    for way in ["drops", "is killed"] {
+        let bytes = patterned(5, SIZE);
+        import(&cache, &bytes);
+        let mut reader = start(&["read", path(&dir), "org/local", "file"]);
+        let expected = format!("{:08x}", crc(&bytes));
+        assert_eq!(reader.hear("READS"), expected);
+        let files = cache.files("org/local").unwrap();
+        assert_eq!(files[0].files[0].readers, [reader.id()]);
+        let removed = cache.delete_model("org/local").unwrap();
+        assert_eq!((removed.files, removed.freed_bytes, removed.busy_bytes), (1, 0, SIZE));
+        assert_eq!(removed.busy_processes, [reader.id()]);
+        assert!(!cache.has_file("org/local", "file").unwrap());
+        assert!(cache.get_file("org/local", "file").unwrap().is_none());
+        assert_eq!(cache.stats().unwrap().doomed_bytes, SIZE);
+        // Others come and go, and open the store; what is read stays.
+        import(&cache, &patterned(6, 30 * MIB));
+        let mut opener = start(&["open", path(&dir)]);
+        opener.hear("OK");
+        assert!(opener.end().success());
+        cache.gc().unwrap();
+        reader.tell("again");
+        assert_eq!(reader.hear("READS"), expected);
+        if way == "drops" {
+            assert!(reader.end().success());
+            assert_eq!(cache.stats().unwrap().doomed_bytes, 0, "the last reader frees it");
+        } else {
+            reader.kill();
+            assert_eq!(cache.stats().unwrap().doomed_bytes, SIZE);
+            let mut opener = start(&["open", path(&dir)]);
+            opener.hear("OK");
+            assert!(opener.end().success());
+            assert_eq!(cache.stats().unwrap().doomed_bytes, 0, "the next open frees it");
+        }
+        cache.delete_model("org/local").unwrap();
+        assert!(cache.stats().unwrap().disk_bytes < 64 * MIB, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_pull_of_what_was_removed_and_is_still_read_brings_it_back_without_fetching() {
+    let hub = hub(1, 30 * MIB);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), &hub);
+    cache.pull(REPO).all(true).run().await.unwrap();
+    let mut reader = start(&["read", path(&dir), REPO, "model.gguf"]);
+    let before = reader.hear("READS");
+    cache.delete_model(REPO).unwrap();
+    assert!(cache.list().unwrap().is_empty());
+    hub.clear_log();
+    cache.download_file(REPO, "model.gguf", None).await.unwrap();
+    assert_eq!(hub.bytes_served(), 0);
+    reader.tell("again");
+    assert_eq!(reader.hear("READS"), before);
+    assert!(reader.end().success());
+    assert!(holds(&cache, REPO, "model.gguf", &Content::seeded(1, 30 * MIB)));
+    assert_sound(&cache);
+    assert_eq!(cache.stats().unwrap().live_bytes, 30 * MIB);
+}
+
+#[test]
+fn changed_content_imported_under_the_name_of_what_is_read_leaves_the_reader_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = local(dir.path());
+    for (old, new) in [(20 * MIB, 21 * MIB), (20 * MIB, 20 * MIB), (1000, 2000), (1000, 20 * MIB), (20 * MIB, 1000)] {
+        let (old, new) = (patterned(7, old), patterned(8, new));
+        import(&cache, &old);
+        let mut reader = start(&["read", path(&dir), "org/local", "file"]);
+        assert_eq!(reader.hear("READS"), format!("{:08x}", crc(&old)));
+        let here = cache.get_file("org/local", "file").unwrap().unwrap();
+        // Twice: over the name, and after it was removed.
+        import(&cache, &new);
+        assert_eq!(cache.get_file("org/local", "file").unwrap().unwrap()[..], new);
+        cache.delete_file("org/local", "file").unwrap();
+        import(&cache, &new);
+        assert_eq!(cache.get_file("org/local", "file").unwrap().unwrap()[..], new);
+        assert_eq!(here[..], old);
+        reader.tell("again");
+        assert_eq!(reader.hear("READS"), format!("{:08x}", crc(&old)));
+        assert!(reader.end().success());
+        drop(here);
+        assert_sound(&cache);
+        cache.delete_model("org/local").unwrap();
+        let stats = cache.stats().unwrap();
+        assert!(stats.live_bytes == 0 && stats.doomed_bytes == 0 && stats.disk_bytes < 64 * MIB, "{stats:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_pullers_and_removers_at_once_never_see_anything_but_whole_files() {
+    let size = 12 * MIB;
+    let hub = hub(9, size);
+    let dir = tempfile::tempdir().unwrap();
+    let whole = Content::seeded(9, size).read(0..size).unwrap();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let (cache, stop, whole) = (cache(dir.path(), &hub), stop.clone(), whole.clone());
+            std::thread::spawn(move || {
+                let mut seen = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    if let Some(file) = cache.get_file(REPO, "model.gguf").unwrap() {
+                        assert!(file[..] == whole[..]);
+                        seen += 1;
+                    }
+                }
+                seen
+            })
+        })
+        .collect();
+    let cache = cache(dir.path(), &hub);
+    for _ in 0..12 {
+        cache.pull(REPO).all(true).run().await.unwrap();
+        assert!(cache.has_file(REPO, "model.gguf").unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        cache.delete_model(REPO).unwrap();
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let seen: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+    assert!(seen > 0);
+    let stats = cache.stats().unwrap();
+    assert!(stats.doomed_bytes == 0 && stats.live_bytes == 0 && stats.disk_bytes < 64 * MIB, "{stats:?}");
+}

@@ -1,0 +1,171 @@
+//! A disk that is full, or fills up: told before the first byte where it can be, never a SIGBUS, and removing always works.
+//!
+//! Each test runs as a child of itself on a small disk of its own, so that a signal shows as its death.
+
+mod common;
+
+use common::*;
+use hub_fixture::{Content, Fault, File, Target};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+use tabagent_model_cache::*;
+
+/// The folder of a disk of 200 MiB in the child, `None` in the parent.
+fn small_disk(name: &str) -> Option<PathBuf> {
+    in_mount_namespace(name, r#"mount -t tmpfs -o size=200M tmpfs "$DIR""#)
+}
+
+/// Writes a file until the disk has no byte left.
+fn fill(disk: &Path) -> PathBuf {
+    let path = disk.join("filler");
+    let mut file = fs::File::create(&path).unwrap();
+    for bytes in [1 << 20, 4096] {
+        let zeros = vec![1; bytes];
+        while file.write_all(&zeros).is_ok() {}
+    }
+    assert_eq!(storage::free_bytes(disk).unwrap(), 0);
+    path
+}
+
+fn import(cache: &ModelCache, repo: &str, seed: u64, size: u64) -> Result<ImportReport> {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, Content::seeded(seed, size).read(0..size).unwrap()).unwrap();
+    cache.import(repo, &[path], &ImportOptions::default())
+}
+
+#[tokio::test]
+async fn a_pull_that_does_not_fit_is_refused_before_its_first_byte() {
+    let Some(disk) = small_disk("a_pull_that_does_not_fit_is_refused_before_its_first_byte") else { return };
+    let hub = hub(1, 300 * MIB);
+    let cache = cache(&disk.join("store"), &hub);
+    let (sink, events) = events();
+    let error = cache.pull(REPO).all(true).on_event(Some(sink)).run().await.unwrap_err();
+    assert!(
+        matches!(&error, Error::NoSpace { what, needed_bytes, .. } if what.contains(REPO) && *needed_bytes == 300 * MIB + 2),
+        "{error}"
+    );
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    assert_one_end(&events);
+    assert_eq!(hub.bytes_served(), 0);
+    assert_eq!(cache.stats().unwrap().filling_bytes, 0);
+    // What fits is pulled as ever.
+    hub.push(REPO, "main", [File::new("model.gguf", Content::seeded(2, 90 * MIB))]);
+    cache.pull(REPO).all(true).run().await.unwrap();
+    assert!(holds(&cache, REPO, "model.gguf", &Content::seeded(2, 90 * MIB)));
+    assert_sound(&cache);
+    let error = import(&cache, "org/local", 5, 150 * MIB).unwrap_err();
+    assert!(matches!(&error, Error::NoSpace { what, .. } if what.contains("org/local")), "{error}");
+    assert_eq!(cache.stats().unwrap().filling_bytes, 0);
+    assert_sound(&cache);
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_during_a_pull_costs_nothing_that_was_reserved() {
+    let Some(disk) = small_disk("a_disk_that_fills_up_during_a_pull_costs_nothing_that_was_reserved") else { return };
+    let hub = hub(1, 60 * MIB);
+    hub.faults().always(Target::path("model.gguf").cdn(), Fault::SlowBytesPerSecond(24 * MIB));
+    let cache = cache(&disk.join("store"), &hub);
+    let (sink, events) = events();
+    let filling = async {
+        while !events.lock().unwrap().iter().any(|event| matches!(event, EventKind::Progress { .. })) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        fill(&disk)
+    };
+    let (result, filler) = tokio::join!(cache.pull(REPO).all(true).on_event(Some(sink)).run(), filling);
+    match result {
+        Ok(_) => println!("it was sealed on a full disk"),
+        Err(error) => {
+            println!("it ended with: {error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
+            assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
+        }
+    }
+    fs::remove_file(filler).unwrap();
+    hub.clear_log();
+    cache.pull(REPO).all(true).run().await.unwrap();
+    assert!(hub.bytes_served() <= 5 * BLOCK, "{}", hub.bytes_served());
+    assert!(holds(&cache, REPO, "model.gguf", &Content::seeded(1, 60 * MIB)));
+    assert_sound(&cache);
+}
+
+#[test]
+fn a_removal_on_a_full_disk_works_and_gives_space_back() {
+    let Some(disk) = small_disk("a_removal_on_a_full_disk_works_and_gives_space_back") else { return };
+    let store = disk.join("store");
+    let cache = local(&store);
+    for n in 0..3 {
+        import(&cache, &format!("org/n{n}"), n, 30 * MIB).unwrap();
+    }
+    fill(&disk);
+    // Reading works as ever; what would write says why it can't.
+    assert!(holds(&cache, "org/n0", "file", &Content::seeded(0, 30 * MIB)));
+    for size in [1000, 10 * MIB] {
+        let error = import(&cache, "org/more", 9, size).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{size}: {error:?}");
+    }
+    let removed = cache.delete_model("org/n0").unwrap();
+    assert_eq!(removed.freed_bytes, 30 * MIB);
+    assert!(storage::free_bytes(&disk).unwrap() >= 10 * MIB, "{}", storage::free_bytes(&disk).unwrap());
+    // Full again, and again, by a store opened anew.
+    drop(cache);
+    fs::rename(disk.join("filler"), disk.join("filler0")).unwrap();
+    fill(&disk);
+    let cache = local(&store);
+    assert_eq!(cache.delete_model("org/n1").unwrap().freed_bytes, 30 * MIB);
+    assert!(holds(&cache, "org/n2", "file", &Content::seeded(2, 30 * MIB)));
+    fs::remove_file(disk.join("filler")).unwrap();
+    fs::remove_file(disk.join("filler0")).unwrap();
+    import(&cache, "org/more", 9, 30 * MIB).unwrap();
+    assert_sound(&cache);
+}
+
+#[test]
+fn a_new_store_on_a_full_disk_is_refused_for_lack_of_space() {
+    let Some(disk) = small_disk("a_new_store_on_a_full_disk_is_refused_for_lack_of_space") else { return };
+    let filler = fill(&disk);
+    for left in [0, 64 << 10, MIB, 5 * MIB, 9 * MIB, 12 * MIB, 20 * MIB, 40 * MIB, 60 * MIB] {
+        let file = fs::File::options().write(true).open(&filler).unwrap();
+        file.set_len(file.metadata().unwrap().len().min(200 * MIB - left)).unwrap();
+        let store = disk.join(format!("store{left}"));
+        match ModelCache::open(&store) {
+            Ok(cache) => {
+                println!("{left}: opened");
+                assert_eq!(cache.stats().unwrap().files, 0);
+                let _ = import(&cache, "org/a", 1, 1000);
+                let _ = import(&cache, "org/a", 2, 3 * MIB);
+            }
+            Err(error) => {
+                println!("{left}: {error}");
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{left}: {error:?}");
+            }
+        }
+        let _ = fs::remove_dir_all(store);
+    }
+}
+
+#[test]
+fn an_existing_store_on_a_full_disk_opens_or_says_why_not() {
+    let Some(disk) = small_disk("an_existing_store_on_a_full_disk_opens_or_says_why_not") else { return };
+    let store = disk.join("store");
+    import(&local(&store), "org/a", 1, 20 * MIB).unwrap();
+    for ballast in [true, false] {
+        if !ballast {
+            fs::remove_file(store.join("ballast")).unwrap();
+        }
+        fill(&disk);
+        match ModelCache::builder(&store).offline(true).open() {
+            Ok(cache) => assert!(holds(&cache, "org/a", "file", &Content::seeded(1, 20 * MIB))),
+            Err(error) => {
+                assert!(!ballast, "with its ballast it opens: {error}");
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
+            }
+        }
+        fs::remove_file(disk.join("filler")).unwrap();
+        let cache = local(&store);
+        assert_sound(&cache);
+    }
+}
