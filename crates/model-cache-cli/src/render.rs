@@ -275,6 +275,8 @@ pub(crate) enum Fit {
     Keep,
     /// The column, before any other is cut.
     Drop,
+    /// The column, where cutting others is not enough.
+    DropLast,
     /// The end of its cells, down to so many columns.
     CutEnd(usize),
     /// The middle of its cells, down to so many columns.
@@ -365,32 +367,33 @@ impl Table {
     /// Which columns are shown, and how wide each column is.
     fn fit(&self, columns: Option<usize>) -> (Vec<usize>, Vec<usize>) {
         let mut shown: Vec<usize> = (0..self.columns.len()).collect();
-        let mut widths: Vec<usize> = shown
-            .iter()
-            .map(|&at| {
-                let cells = self.rows.iter().map(|row| width(&row[at].text));
-                cells.chain([width(self.columns[at].title)]).max().unwrap_or(0)
-            })
-            .collect();
-        let Some(columns) = columns else { return (shown, widths) };
+        let natural = |at: usize| {
+            let cells = self.rows.iter().map(|row| width(&row[at].text));
+            cells.chain([width(self.columns[at].title)]).max().unwrap_or(0)
+        };
+        let natural: Vec<usize> = shown.iter().map(|&at| natural(at)).collect();
+        let Some(columns) = columns else { return (shown, natural) };
         let over = |shown: &[usize], widths: &[usize]| {
             let total: usize = shown.iter().map(|&at| widths[at] + GAP).sum();
             total.saturating_sub(GAP).saturating_sub(columns)
         };
-        while over(&shown, &widths) > 0 {
-            match shown.iter().rposition(|&at| self.columns[at].fit == Fit::Drop) {
-                Some(place) => drop(shown.remove(place)),
-                None => break,
+        let drop_last = |shown: &mut Vec<usize>, fit: Fit| {
+            let place = shown.iter().rposition(|&at| self.columns[at].fit == fit);
+            place.map(|place| shown.remove(place)).is_some()
+        };
+        while over(&shown, &natural) > 0 && drop_last(&mut shown, Fit::Drop) {}
+        loop {
+            let mut widths = natural.clone();
+            // The last first: what stands to the left names the row.
+            for at in shown.iter().rev().copied() {
+                if let Fit::CutEnd(least) | Fit::CutMiddle(least) = self.columns[at].fit {
+                    widths[at] = widths[at].saturating_sub(over(&shown, &widths)).max(least.min(widths[at]));
+                }
+            }
+            if over(&shown, &widths) == 0 || !drop_last(&mut shown, Fit::DropLast) {
+                return (shown, widths);
             }
         }
-        // The last first: what stands to the left names the row.
-        for at in shown.iter().rev().copied() {
-            if let Fit::CutEnd(least) | Fit::CutMiddle(least) = self.columns[at].fit {
-                let over = over(&shown, &widths);
-                widths[at] = widths[at].saturating_sub(over).max(least.min(widths[at]));
-            }
-        }
-        (shown, widths)
     }
 }
 
@@ -436,6 +439,18 @@ mod tests {
         for line in table().render(Some(1), Paint(false)).lines() {
             assert!(width(line) <= 18, "{line:?}");
         }
+    }
+
+    #[test]
+    fn what_can_be_spared_goes_when_cutting_is_not_enough() {
+        let mut table = Table::new([
+            column("REPO", Side::Left, Fit::CutMiddle(8)),
+            column("SIZE", Side::Right, Fit::Keep),
+            column("LAST USED", Side::Left, Fit::DropLast),
+        ]);
+        table.row(["organisation/name".into(), "1.88 GiB".into(), "2 hours ago".into()]);
+        assert!(table.render(Some(36), Paint(false)).contains("organi…n/name"));
+        assert_eq!(table.render(Some(28), Paint(false)), "REPO                   SIZE\norganisation/name  1.88 GiB\n");
     }
 
     #[test]

@@ -628,7 +628,7 @@ fn a_file_that_is_being_read_is_removed_and_its_reader_named() {
     out.read_exact(&mut bytes).unwrap();
     assert_eq!(machine.json(&["ls"])["repos"][0]["readers"], serde_json::json!([reader.id()]));
     let ran = machine.run(["rm", REPO]);
-    assert!(ran.err.contains(&format!("24.00 MiB is still read by process {}", reader.id())), "{ran:?}");
+    assert!(ran.err.contains(&format!("24.00 MiB is still in use by process {}", reader.id())), "{ran:?}");
     assert_eq!(machine.json(&["df"])["doomed_bytes"], 24 * MIB);
     out.read_to_end(&mut bytes).unwrap();
     assert!(bytes == *Content::seeded(1, 24 * MIB).read(0..24 * MIB).unwrap());

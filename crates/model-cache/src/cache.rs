@@ -290,7 +290,7 @@ impl ModelCache {
             names.extend(self.store().files_of(pinned)?.into_iter().map(|(path, _)| path));
         }
         let fills = self.store().fills()?.into_iter();
-        names.extend(fills.filter(|(pinned, ..)| repos.contains(pinned)).map(|(_, path, ..)| path));
+        names.extend(fills.filter(|fill| repos.contains(&fill.repo)).map(|fill| fill.path));
         globs.each_matches(&spec.repo, None, names.iter().map(FilePath::as_str))?;
         let wanted = |pinned: &PinnedRepo, path: &FilePath| {
             globs.matches(path.as_str()) || own.iter().any(|(repo, own)| repo == pinned && own == path.as_str())

@@ -113,12 +113,22 @@ pub enum Error {
         offered: Vec<String>,
     },
     /// Several quants, and none was chosen.
-    #[error("{repo} offers {} quants; say which", .offered.len())]
+    #[error("{repo} {}", match .offered.len() { 0 => "has no files to pull".to_owned(), several => format!("offers {several} quants; say which") })]
     QuantNotChosen {
         /// The repo.
         repo: RepoId,
         /// Each quant and its size in bytes.
         offered: Vec<(String, u64)>,
+    },
+    /// Files of a pull were removed by somebody else before it was done.
+    #[error("{count} of the files of {repo} were removed while it was pulled, {path} among them")]
+    RemovedMeanwhile {
+        /// The repo.
+        repo: RepoId,
+        /// How many files.
+        count: usize,
+        /// One of them.
+        path: FilePath,
     },
     /// Nothing of this repo is in the store.
     #[error("nothing of {repo} is in the store")]
@@ -351,6 +361,7 @@ impl Error {
             Self::StoreFormat { .. }
             | Self::Storage { .. }
             | Self::Io { .. }
+            | Self::RemovedMeanwhile { .. }
             | Self::TargetExists { .. }
             | Self::NotConfirmed { .. } => ErrorKind::Other,
         }
@@ -402,13 +413,14 @@ impl Error {
             }
             Self::BadToken { token_source, .. } => Some(format!("renew or remove the token in {token_source}")),
             Self::RateLimited { .. } => Some("pull again later: what has landed is kept; a token raises the limit".to_owned()),
-            Self::Network { .. } | Self::Stalled { .. } => Some("pull again: what has landed is kept".to_owned()),
+            Self::Network { .. } | Self::Stalled { .. } => Some("try again; a pull goes on from what has landed".to_owned()),
             Self::Offline { .. } => Some("run it once without --offline and HF_HUB_OFFLINE".to_owned()),
             Self::ContentChanged { repo, .. } => Some(format!("model-cache scan {repo}, then pull again")),
             Self::DigestMismatch { .. } => Some("the bytes were dropped; pull again to fetch them anew".to_owned()),
             Self::Damaged { .. } => Some("model-cache verify shows what is damaged; rm and pull replace it".to_owned()),
             Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
             Self::Storage { source, .. } => source.hint().map(str::to_owned),
+            Self::RemovedMeanwhile { .. } => Some("pull again to have them back".to_owned()),
             Self::TargetExists { .. } => Some("remove it, or export with --force".to_owned()),
             Self::NotConfirmed { repo } => Some(format!("model-cache rm {repo} --yes")),
             _ => None,

@@ -6,6 +6,7 @@ use crate::{
     key::PinnedRepo,
     name::{CommitId, FilePath, RepoId, RepoSpec},
     record::*,
+    store::Unfinished,
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -119,7 +120,7 @@ impl ModelCache {
             repos.entry(repo).or_default().push((path, metadata));
         }
         let mut filling: HashMap<PinnedRepo, Vec<u64>> = HashMap::new();
-        for (repo, _, _, landed_bytes) in self.store().fills()? {
+        for Unfinished { repo, landed_bytes, .. } in self.store().fills()? {
             repos.entry(repo.clone()).or_default();
             filling.entry(repo).or_default().push(landed_bytes);
         }
@@ -177,13 +178,13 @@ impl ModelCache {
             repos.truncate(1);
         }
         let mut filling: HashMap<PinnedRepo, Vec<FileInfo>> = HashMap::new();
-        for (pinned, path, blob, landed_bytes) in self.store().fills()? {
+        for Unfinished { repo: pinned, path, blob_key, size_bytes, landed_bytes } in self.store().fills()? {
             if repos.contains(&pinned) {
                 let info = FileInfo {
                     path,
-                    size_bytes: blob.1.size_bytes,
-                    chunks: chunks(blob.1.size_bytes),
-                    digest: blob.0.strip_prefix("blob:").unwrap_or_default().to_owned(),
+                    size_bytes,
+                    chunks: chunks(size_bytes),
+                    digest: blob_key.strip_prefix("blob:").unwrap_or_default().to_owned(),
                     state: FileState::Filling,
                     landed_bytes,
                     readers: Vec::new(),

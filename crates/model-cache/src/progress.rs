@@ -326,7 +326,9 @@ impl Speed {
 mod tests {
     use super::*;
 
-    fn reporter(total: u64) -> (Reporter, Arc<Mutex<Vec<(u64, u64)>>>, Arc<Mutex<Vec<EventKind>>>) {
+    type Seen<T> = Arc<Mutex<Vec<T>>>;
+
+    fn reporter(total: u64) -> (Reporter, Seen<(u64, u64)>, Seen<EventKind>) {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let events = Arc::new(Mutex::new(Vec::new()));
         let (seen, heard) = (Arc::clone(&calls), Arc::clone(&events));

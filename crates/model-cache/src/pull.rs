@@ -72,6 +72,8 @@ struct Chosen {
     files: Vec<TreeFile>,
     quants: Vec<String>,
     missing: Vec<String>,
+    /// The listing it was chosen of.
+    entry: Arc<ManifestEntry>,
 }
 
 impl Pull {
@@ -149,7 +151,7 @@ impl Pull {
         let work = async {
             let observer = |notice: RetryNotice<'_>| early.retry(None, notice.attempt, notice.reason, notice.wait);
             let (pinned, entry) = self.listing(&spec, &observer).await?;
-            let chosen = self.choose(&pinned, &entry, &globs, &paths)?;
+            let chosen = self.choose(&pinned, Arc::new(entry), &globs, &paths)?;
             Ok((pinned, chosen))
         };
         let started = tokio::select! {
@@ -197,11 +199,11 @@ impl Pull {
         Err(error)
     }
 
-    fn choose(&self, pinned: &PinnedRepo, entry: &ManifestEntry, globs: &Globs, paths: &[FilePath]) -> Result<Chosen> {
+    fn choose(&self, pinned: &PinnedRepo, entry: Arc<ManifestEntry>, globs: &Globs, paths: &[FilePath]) -> Result<Chosen> {
         let files = entry.tree_files()?;
         let listed = || entry.files.iter().map(|file| file.path.as_str());
         let mut wanted: BTreeSet<String> = BTreeSet::new();
-        let mut chosen = Chosen { files: Vec::new(), quants: Vec::new(), missing: Vec::new() };
+        let mut chosen = Chosen { files: Vec::new(), quants: Vec::new(), missing: Vec::new(), entry: Arc::clone(&entry) };
         let mut take = |quant: &crate::record::QuantEntry, wanted: &mut BTreeSet<String>| {
             if !chosen.quants.contains(&quant.key) {
                 wanted.extend(entry.files_of(quant));
@@ -227,7 +229,7 @@ impl Pull {
         } else if self.quants.is_empty() && globs.is_empty() && paths.is_empty() {
             match &entry.quants[..] {
                 [only] => take(only, &mut wanted),
-                several => return Err(not_chosen(pinned, entry, several)),
+                several => return Err(not_chosen(pinned, &entry, several)),
             }
         }
         chosen.files = files.into_iter().filter(|file| wanted.contains(file.path.as_str())).collect();
@@ -266,7 +268,9 @@ impl Pull {
         };
         let fetched_bytes = download::pull_files(&lane, &chosen.files).await?;
         let (store, repo, revision) = (Arc::clone(&inner.store), pinned.clone(), revision.clone());
-        blocking::run(move || store.set_current(&repo, &revision)).await?;
+        let entry = Arc::clone(&chosen.entry);
+        let paths: Vec<FilePath> = chosen.files.iter().map(|file| file.path.clone()).collect();
+        blocking::run(move || store.finish_pull(&repo, &revision, &entry, paths.iter())).await?;
         drop(announced);
         let total_bytes: u64 = chosen.files.iter().map(|file| file.size_bytes).sum();
         let elapsed = started.elapsed();

@@ -144,8 +144,8 @@ fn what_cannot_be_imported_is_refused_by_name_and_nothing_is_stored() {
     let twin = dir.path().join("twin/good.bin");
     write(&twin, 2, 10);
     assert!(matches!(import("org/local", &[good.clone(), twin]), Error::InvalidPath { path, .. } if path == "good.bin"));
-    assert!(matches!(import("org/local@main", &[good.clone()]), Error::InvalidRepo { .. }));
-    assert!(matches!(import("local", &[good.clone()]), Error::InvalidRepo { .. }));
+    assert!(matches!(import("org/local@main", std::slice::from_ref(&good)), Error::InvalidRepo { .. }));
+    assert!(matches!(import("local", std::slice::from_ref(&good)), Error::InvalidRepo { .. }));
     fs::create_dir(dir.path().join("empty")).unwrap();
     assert!(matches!(import("org/local", &[dir.path().join("empty")]), Error::InvalidOption { .. }));
     let stats = cache.stats().unwrap();
@@ -201,4 +201,25 @@ async fn a_pulled_repo_is_exported_at_the_commit_it_was_pulled_at() {
     assert_eq!(cache.export(REPO, &[], &to, &ExportOptions::default()).unwrap().files, 2);
     assert_eq!(fs::read(to.join("config.json")).unwrap(), b"{}");
     assert_eq!(sha256sum(&to.join("model.gguf")), format!("sha256:{}", Content::seeded(1, 12 * MIB).sha256().unwrap()));
+}
+
+#[tokio::test]
+async fn what_was_pulled_in_part_can_be_imported_whole() {
+    let content = Content::seeded(1, 30 * MIB);
+    let hub = hub(1, 30 * MIB);
+    hub.faults().always(hub_fixture::Target::path("model.gguf").cdn().skip(2), hub_fixture::Fault::status(404));
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(&dir.path().join("store"), &hub);
+    cache.pull(REPO).all(true).run().await.unwrap_err();
+    assert_eq!(cache.stats().unwrap().filling_bytes, 30 * MIB);
+    write(&dir.path().join("model.gguf"), 1, 30 * MIB);
+    cache.import("org/local", &[dir.path().join("model.gguf")], &ImportOptions::default()).unwrap();
+    assert!(holds(&cache, "org/local", "model.gguf", &content));
+    assert_eq!(cache.stats().unwrap().filling_bytes, 0);
+    // And the pull has nothing to fetch any more.
+    hub.clear_log();
+    cache.pull(REPO).all(true).run().await.unwrap();
+    assert!(hub.bytes_served() <= 2);
+    assert!(holds(&cache, REPO, "model.gguf", &content));
+    assert_sound(&cache);
 }

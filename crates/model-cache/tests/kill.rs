@@ -136,7 +136,7 @@ fn an_import_killed_at_any_moment_leaves_the_name_out_and_nothing_behind() {
 
 #[test]
 fn a_removal_killed_at_any_moment_is_finished_by_the_next_open() {
-    const SIZE: u64 = 250 * MIB;
+    const SIZE: u64 = 130 * MIB;
     let dir = tempfile::tempdir().unwrap();
     let source = source(dir.path(), SIZE);
     let store = dir.path().join("store");

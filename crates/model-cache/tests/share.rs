@@ -257,3 +257,29 @@ async fn readers_pullers_and_removers_at_once_never_see_anything_but_whole_files
     let stats = cache.stats().unwrap();
     assert!(stats.doomed_bytes == 0 && stats.live_bytes == 0 && stats.disk_bytes < 64 * MIB, "{stats:?}");
 }
+
+#[tokio::test]
+async fn a_removal_and_a_gc_during_a_pull_take_nothing_away_from_it() {
+    let hub = slow_hub();
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), &hub);
+    let other = local(dir.path());
+    let disturbing = async {
+        while other.stats().unwrap().filling_bytes == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for _ in 0..5 {
+            let garbage = other.gc().unwrap();
+            assert_eq!(garbage.freed_bytes, 0);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let removed = other.delete_model(REPO).unwrap();
+        assert_eq!(removed.busy_processes, [std::process::id()], "{removed:?}");
+        let mut remover = start(&["rm", path(&dir), REPO]);
+        assert!(remover.end().success());
+    };
+    let (report, ()) = tokio::join!(cache.pull(REPO).all(true).run(), disturbing);
+    assert_eq!(report.unwrap().fetched_bytes, SIZE + 2);
+    assert!(holds(&cache, REPO, "model.gguf", &content()));
+    assert_sound(&cache);
+}

@@ -32,7 +32,7 @@ pub(super) async fn repos(cx: &Context) -> Result<Code, Failure> {
         column("COMMIT", Side::Left, Fit::Keep),
         column("QUANTS", Side::Left, Fit::CutEnd(10)),
         column("SIZE", Side::Right, Fit::Keep),
-        column("LAST USED", Side::Left, Fit::Keep),
+        column("LAST USED", Side::Left, Fit::DropLast),
     ]);
     let now = SystemTime::now();
     for repo in &repos {
@@ -140,7 +140,7 @@ fn files_text(cx: &Context, commit: &RepoFiles) -> String {
     let mut table = Table::new([
         column("FILE", Side::Left, Fit::CutMiddle(24)),
         column("SIZE", Side::Right, Fit::Keep),
-        column("CHUNKS", Side::Right, Fit::Keep),
+        column("CHUNKS", Side::Right, Fit::DropLast),
         column("STATE", Side::Left, Fit::Keep),
         column("DIGEST", Side::Left, Fit::Drop),
     ]);
@@ -206,7 +206,7 @@ fn df_text(cx: &Context, stats: &Stats, store: &Path) -> String {
         table.row([
             "removed".into(),
             render::size(stats.doomed_bytes).into(),
-            faint("still read; freed when the reader lets go"),
+            faint("still in use; freed when its readers let go"),
         ]);
     }
     table.row([Cell::styled("on disk", Style::Strong), render::size(stats.disk_bytes).into(), Cell::default()]);

@@ -98,12 +98,9 @@ fn removed_text(removed: &Removed) -> String {
     if removed.files > 0 && unfinished > 0 && removed.freed_bytes >= unfinished && removed.shared_bytes == 0 {
         text += &format!(" {} of unfinished downloads freed too.", render::size(unfinished));
     }
-    if removed.shared_bytes > 0 {
-        text += &format!(
-            " {} is content other names use; {} freed.",
-            render::size(removed.shared_bytes),
-            render::size(removed.freed_bytes)
-        );
+    // A config every model has is not worth a word.
+    if removed.shared_bytes > removed.bytes / 100 {
+        text += &format!(" {} of it stays: other names have the same content.", render::size(removed.shared_bytes));
     }
     text + &busy_text(removed)
 }
@@ -113,20 +110,31 @@ fn freed_text(removed: &Removed) -> String {
         0 => "Nothing to free.".to_owned(),
         freed => format!("Freed {}.", render::size(freed)),
     };
-    text + &busy_text(removed)
+    match removed.busy_bytes {
+        0 => text,
+        bytes => format!("{text} {} is in use{}.", render::size(bytes), by(&removed.busy_processes)),
+    }
 }
 
 fn busy_text(removed: &Removed) -> String {
-    if removed.busy_bytes == 0 {
-        return String::new();
-    }
-    let pids: Vec<_> = removed.busy_processes.iter().map(ToString::to_string).collect();
-    let (by, they) = match &pids[..] {
-        [] => (String::new(), "its reader lets"),
-        [only] => (format!(" by process {only}"), "it lets"),
-        several => (format!(" by processes {}", several.join(", ")), "they let"),
+    let when = match removed.busy_processes.len() {
+        _ if removed.busy_bytes == 0 => return String::new(),
+        0 => "when that ends",
+        1 => "when it lets go",
+        _ => "when they let go",
     };
-    format!(" {} is still read{by} and will be freed when {they} go.", render::size(removed.busy_bytes))
+    let (size, by) = (render::size(removed.busy_bytes), by(&removed.busy_processes));
+    format!(" {size} is still in use{by} and will be freed {when}.")
+}
+
+/// Who reads or fills it, as far as this process may look.
+fn by(processes: &[u32]) -> String {
+    let pids: Vec<_> = processes.iter().map(ToString::to_string).collect();
+    match &pids[..] {
+        [] => String::new(),
+        [only] => format!(" by process {only}"),
+        several => format!(" by processes {}", several.join(", ")),
+    }
 }
 
 #[cfg(test)]
@@ -146,17 +154,17 @@ mod tests {
         (busy.freed_bytes, busy.busy_bytes, busy.busy_processes) = (1 << 30, 1 << 30, vec![41277]);
         assert_eq!(
             removed_text(&busy),
-            "Removed 9 files, 2.00 GiB. 1.00 GiB is still read by process 41277 and will be freed when it lets go."
+            "Removed 9 files, 2.00 GiB. 1.00 GiB is still in use by process 41277 and will be freed when it lets go."
         );
         busy.busy_processes.push(41278);
-        assert!(removed_text(&busy).ends_with("by processes 41277, 41278 and will be freed when they let go."));
+        assert!(removed_text(&busy).ends_with("in use by processes 41277, 41278 and will be freed when they let go."));
     }
 
     #[test]
     fn content_other_names_use_is_not_called_freed() {
         let mut shared = removed();
         (shared.freed_bytes, shared.shared_bytes) = (0, 2 << 30);
-        assert_eq!(removed_text(&shared), "Removed 9 files, 2.00 GiB. 2.00 GiB is content other names use; 0 B freed.");
+        assert_eq!(removed_text(&shared), "Removed 9 files, 2.00 GiB. 2.00 GiB of it stays: other names have the same content.");
     }
 
     #[test]

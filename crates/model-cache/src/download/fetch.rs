@@ -31,7 +31,14 @@ const HASH_BYTES: u64 = 32 << 20;
 /// Fetches what is missing of `fill`, and hashes all of it as the front lands.
 ///
 /// Gives the digest of the bytes read back, and how many bytes came over the network.
-pub(crate) async fn fetch_file(lane: &Lane<'_>, file: &TreeFile, fill: &Arc<Fill>) -> Result<(Digest, u64)> {
+///
+/// `location` is where the bytes are, if that was asked for already.
+pub(crate) async fn fetch_file(
+    lane: &Lane<'_>,
+    file: &TreeFile,
+    location: Option<Location>,
+    fill: &Arc<Fill>,
+) -> Result<(Digest, u64)> {
     let plan = Plan::new(&fill.landed(), file.size_bytes);
     let workers = lane.connections.min(plan.missing_blocks());
     let (prefix, follow) = watch::channel(plan.prefix_bytes());
@@ -41,7 +48,7 @@ pub(crate) async fn fetch_file(lane: &Lane<'_>, file: &TreeFile, fill: &Arc<Fill
         fill,
         plan: Mutex::new(plan),
         prefix,
-        location: tokio::sync::Mutex::new(None),
+        location: tokio::sync::Mutex::new(location),
         expired: AtomicU32::new(0),
         sequential: AtomicBool::new(false),
         fetched_bytes: AtomicU64::new(0),
@@ -338,7 +345,7 @@ impl Lane<'_> {
         self.permits.acquire().await.expect("the semaphore is never closed")
     }
 
-    async fn resolve(&self, file: &TreeFile) -> Result<Location> {
+    pub(super) async fn resolve(&self, file: &TreeFile) -> Result<Location> {
         let path = file.path.as_str();
         let observer = |notice: crate::hub::RetryNotice<'_>| {
             self.reporter.retry(Some(path), notice.attempt, notice.reason, notice.wait);

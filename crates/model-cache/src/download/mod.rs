@@ -12,7 +12,7 @@ pub(crate) use write::BUFFER_BYTES;
 
 use crate::{
     error::{Error, Result},
-    hub::{HubClient, TreeFile},
+    hub::{HubClient, Location, TreeFile},
     key::PinnedRepo,
     name::CommitId,
     progress::Reporter,
@@ -78,9 +78,12 @@ async fn pull_file(lane: &Lane<'_>, file: &TreeFile) -> Result<u64> {
         blocking::run(move || store.seal_inline(&wanted, &bytes)).await?;
         file.size_bytes
     } else {
+        // A file nobody began is asked for before its space is taken: it may be gated, or gone.
+        let begun = lane.store.blob(&crate::key::blob(&wanted.digest))?.is_some();
+        let location = if begun { None } else { Some(lane.resolve(file).await?) };
         match acquire(lane, &wanted).await? {
             None => 0,
-            Some(fill) => fill_and_seal(lane, file, wanted, fill).await?,
+            Some(fill) => fill_and_seal(lane, file, location, wanted, fill).await?,
         }
     };
     lane.reporter.sealed(path, file.size_bytes, fetched_bytes);
@@ -112,10 +115,16 @@ async fn acquire(lane: &Lane<'_>, wanted: &Wanted) -> Result<Option<Cancelling>>
     }
 }
 
-async fn fill_and_seal(lane: &Lane<'_>, file: &TreeFile, wanted: Wanted, fill: Cancelling) -> Result<u64> {
+async fn fill_and_seal(
+    lane: &Lane<'_>,
+    file: &TreeFile,
+    location: Option<Location>,
+    wanted: Wanted,
+    fill: Cancelling,
+) -> Result<u64> {
     let path = file.path.as_str();
     lane.reporter.is_here(path, fill.0.landed_bytes());
-    let (found, fetched_bytes) = fetch::fetch_file(lane, file, &fill.0).await?;
+    let (found, fetched_bytes) = fetch::fetch_file(lane, file, location, &fill.0).await?;
     let name = format!("{} {path}", lane.repo.repo);
     let sealed = Arc::clone(&fill.0);
     blocking::run(move || {

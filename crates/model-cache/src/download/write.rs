@@ -49,7 +49,7 @@ impl<'a> BlockWriter<'a> {
 
     /// Goes on at `at`, the start of a block, having written whole blocks so far.
     pub(crate) fn skip_to(&mut self, at: u64) {
-        debug_assert!(self.buffer.is_empty() && at % BLOCK_BYTES == 0);
+        debug_assert!(self.buffer.is_empty() && at.is_multiple_of(BLOCK_BYTES));
         self.at = at;
     }
 
@@ -82,7 +82,7 @@ impl<'a> BlockWriter<'a> {
         let mut buffer = std::mem::replace(&mut self.buffer, next);
         let fill = Arc::clone(&self.fill);
         let (offset, crc) = (self.at - buffer.len() as u64, self.crc);
-        let block = ends_block.then(|| offset / BLOCK_BYTES);
+        let block = ends_block.then_some(offset / BLOCK_BYTES);
         self.crc = 0;
         self.flying = Some(tokio::task::spawn_blocking(move || {
             fill.write(offset, &buffer)?;

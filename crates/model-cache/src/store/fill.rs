@@ -1,6 +1,6 @@
 //! How content comes in: [`Store::acquire`] finds or begins a blob, [`Fill`] writes into it, and a seal makes it visible.
 
-use super::{ANY_FILL_LEASE, Store, free::Freed, link, writing};
+use super::{ANY_FILL_LEASE, Store, free::Fate, link, writing};
 use crate::{
     digest::{Digest, Hasher},
     error::{Attempted, Error, Result},
@@ -94,8 +94,8 @@ impl Store {
                 Some(blob) if blob.state == BlobState::Filling => blob.id,
                 // Finish it, unless whoever began is still at it; then begin anew.
                 Some(blob) if blob.state == BlobState::Freeing => match self.free_blob(&blob_key, blob.id)? {
-                    Freed::Busy => return Ok(Acquired::Busy { landed_bytes: 0 }),
-                    Freed::Freed | Freed::Gone => continue,
+                    Fate::Busy => return Ok(Acquired::Busy { landed_bytes: 0 }),
+                    Fate::Freed | Fate::Gone => continue,
                 },
                 Some(_) if self.link_content(wanted, &blob_key)? => return Ok(Acquired::Here),
                 Some(_) => continue,
@@ -501,6 +501,9 @@ impl Fill {
             .ok_or_else(|| Error::Damaged { what: wanted.name(), reason: "a block is missing at its seal".to_owned() })?;
         let blob_key = key::blob(&wanted.digest);
         let meta_key = key::meta(&wanted.repo, &wanted.path);
+        if blob_key != self.blob_key {
+            self.store.free_unfinished(&blob_key)?;
+        }
         let txn = self.store.begin_write()?;
         let row = txn.get(&BLOBS, &self.blob_key).attempted(writing)?;
         if !row.is_some_and(|row| row.id == self.blob.id && row.state == BlobState::Filling) {

@@ -34,11 +34,11 @@ pub struct Removed {
 }
 
 impl Removed {
-    fn add(&mut self, freed: Freed, size_bytes: u64) {
-        match freed {
-            Freed::Freed => self.freed_bytes += size_bytes,
-            Freed::Busy => self.busy_bytes += size_bytes,
-            Freed::Gone => {}
+    fn add(&mut self, fate: Fate, size_bytes: u64) {
+        match fate {
+            Fate::Freed => self.freed_bytes += size_bytes,
+            Fate::Busy => self.busy_bytes += size_bytes,
+            Fate::Gone => {}
         }
     }
 }
@@ -51,7 +51,7 @@ pub(crate) enum Selection<'a> {
 
 /// What became of one blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Freed {
+pub(super) enum Fate {
     Freed,
     /// Somebody holds a lease on it.
     Busy,
@@ -95,7 +95,7 @@ impl Store {
         self.commit(txn)?;
         for (blob_key, id, size_bytes) in doomed {
             let freed = self.free_blob(&blob_key, id)?;
-            if freed == Freed::Busy {
+            if freed == Fate::Busy {
                 removed.busy_processes.extend(self.leases.holders(id));
             }
             removed.add(freed, size_bytes);
@@ -139,6 +139,17 @@ impl Store {
         Ok(removed)
     }
 
+    /// Frees a fill of this content nobody is at, for one who has all of it.
+    pub(super) fn free_unfinished(&self, blob_key: &str) -> Result<()> {
+        let Some(blob) = self.blob(blob_key)? else { return Ok(()) };
+        let unfinished = matches!(blob.state, BlobState::Filling | BlobState::Freeing);
+        let lease = if unfinished { self.leases.try_exclusive(blob.id) } else { Ok(None) };
+        if lease.attempted(|| format!("could not free {blob_key}"))?.is_some() {
+            self.free_leased(blob_key, blob.id)?;
+        }
+        Ok(())
+    }
+
     /// Finishes every free that was begun and can be finished now.
     pub(crate) fn free_doomed(&self) -> Result<()> {
         let doomed = self.doomed()?;
@@ -148,7 +159,7 @@ impl Store {
         let _room = self.ballast.give_up_if_needed().attempted(writing)?;
         let mut any_freed = false;
         for (blob_key, id) in doomed {
-            any_freed |= self.free_blob(&blob_key, id)? == Freed::Freed;
+            any_freed |= self.free_blob(&blob_key, id)? == Fate::Freed;
         }
         if any_freed { self.settle() } else { Ok(()) }
     }
@@ -196,15 +207,15 @@ impl Store {
     }
 
     /// Frees a blob no name leads to, unless somebody holds a lease on it.
-    pub(super) fn free_blob(&self, blob_key: &str, id: u64) -> Result<Freed> {
+    pub(super) fn free_blob(&self, blob_key: &str, id: u64) -> Result<Fate> {
         let freeing = || format!("could not free {blob_key}");
-        let Some(_lease) = self.leases.try_exclusive(id).attempted(freeing)? else { return Ok(Freed::Busy) };
+        let Some(_lease) = self.leases.try_exclusive(id).attempted(freeing)? else { return Ok(Fate::Busy) };
         let wait = |blob: &BlobRecord| blob.id == id && matches!(blob.state, BlobState::Doomed | BlobState::Freeing);
         if !self.blob(blob_key)?.as_ref().is_some_and(wait) {
-            return Ok(Freed::Gone);
+            return Ok(Fate::Gone);
         }
         self.free_leased(blob_key, id)?;
-        Ok(Freed::Freed)
+        Ok(Fate::Freed)
     }
 
     /// Frees a blob that is Filling, Doomed or Freeing. The caller holds its exclusive lease.
@@ -268,15 +279,14 @@ impl Store {
             if blob.state != BlobState::Filling || !chosen(&blob) {
                 continue;
             }
-            let landed_bytes = self.landed_bytes(&blob_key)?;
             match self.leases.try_exclusive(blob.id).attempted(|| format!("could not free {blob_key}"))? {
                 // Under the lease it may turn out to be sealed, or gone: `free_leased` looks again.
                 Some(_lease) => {
                     self.free_leased(&blob_key, blob.id)?;
-                    removed.freed_bytes += landed_bytes;
+                    removed.freed_bytes += blob.size_bytes;
                 }
                 None => {
-                    removed.busy_bytes += landed_bytes;
+                    removed.busy_bytes += blob.size_bytes;
                     removed.busy_processes.extend(self.leases.holders(blob.id));
                 }
             }

@@ -21,7 +21,7 @@ pub(crate) use read::{Content, StoredFile};
 use crate::{
     error::{Attempted, Error, Result},
     key::{self, PinnedRepo},
-    name::{CommitId, FilePath, RepoId, RepoSpec, Revision},
+    name::{FilePath, RepoId, RepoSpec, Revision},
     record::*,
 };
 use std::{
@@ -52,6 +52,15 @@ pub(crate) struct Store {
     ballast: Ballast,
     /// Blobs opened since the last time this was written down. Reading must not cost a durable transaction.
     touched: Mutex<HashMap<u64, i64>>,
+}
+
+/// A fill that was begun and is not sealed.
+pub(crate) struct Unfinished {
+    pub(crate) repo: PinnedRepo,
+    pub(crate) path: FilePath,
+    pub(crate) blob_key: String,
+    pub(crate) size_bytes: u64,
+    pub(crate) landed_bytes: u64,
 }
 
 impl Store {
@@ -181,39 +190,44 @@ impl Store {
         Ok(())
     }
 
-    /// Makes `repo`'s commit the one local reads of `revision` go to, and takes along the files whose content it shares with
-    /// the commit before.
+    /// Ends a pull of `files`: makes `repo`'s commit the one local reads of `revision` go to, and takes along the files whose content
+    /// it shares with the commit before, so that a new revision shadows nothing that did not change.
     ///
-    /// So that a new revision, once a pull of it finished, shadows nothing that did not change.
-    pub(crate) fn set_current(&self, repo: &PinnedRepo, revision: &Revision) -> Result<()> {
+    /// # Errors
+    /// [`Error::RemovedMeanwhile`], with nothing changed, if a name of `files` is gone by now.
+    pub(crate) fn finish_pull<'a>(
+        &self,
+        repo: &PinnedRepo,
+        revision: &Revision,
+        manifest: &ManifestEntry,
+        files: impl Iterator<Item = &'a FilePath>,
+    ) -> Result<()> {
         let Some(commit) = &repo.commit else { return Ok(()) };
         let txn = self.begin_write()?;
-        let key = key::reference(&repo.repo, revision);
-        let Some(mut record) = txn.get(&REFS, &key).attempted(writing)? else { return Ok(()) };
-        let before = record.current.replace(commit.to_string());
-        if before.as_deref() == Some(commit.as_str()) {
-            return Ok(());
-        }
-        txn.put(&REFS, &key, &record).attempted(writing)?;
-        let before = before.and_then(|before| before.parse::<CommitId>().ok());
-        let manifest = txn.get(&MANIFESTS, &key::manifest(repo)).attempted(writing)?;
-        if let (Some(before), Some(manifest)) = (before, manifest) {
-            let before = PinnedRepo::new(repo.repo.clone(), before);
-            for file in &manifest.files {
-                let Ok(path) = file.path.parse::<FilePath>() else { continue };
-                let Some(old) = txn.get(&METADATA, &key::meta(&before, &path)).attempted(writing)? else { continue };
-                let new_key = key::meta(repo, &path);
-                if old.digest != file.digest || txn.get(&METADATA, &new_key).attempted(writing)?.is_some() {
-                    continue;
-                }
-                let blob_key = format!("blob:{}", old.digest);
-                let Some(mut blob) = txn.get(&BLOBS, &blob_key).attempted(writing)? else { continue };
-                if blob.state == BlobState::Sealed && blob.id == old.blob_id {
-                    link(&txn, &mut blob, &blob_key, new_key, &old)?;
-                }
+        let mut gone = Vec::new();
+        for path in files {
+            if txn.get(&METADATA, &key::meta(repo, path)).attempted(writing)?.is_none() {
+                gone.push(path);
             }
         }
-        self.commit(txn)
+        if let Some(path) = gone.first() {
+            return Err(Error::RemovedMeanwhile { repo: repo.repo.clone(), count: gone.len(), path: (*path).clone() });
+        }
+        // Both are there, unless somebody removed the repo before its first file was sealed.
+        let manifest_key = key::manifest(repo);
+        if txn.get(&MANIFESTS, &manifest_key).attempted(writing)?.is_none() {
+            txn.put(&MANIFESTS, &manifest_key, manifest).attempted(writing)?;
+        }
+        let ref_key = key::reference(&repo.repo, revision);
+        let known = txn.get(&REFS, &ref_key).attempted(writing)?;
+        let mut record =
+            known.unwrap_or_else(|| RefRecord { latest: commit.to_string(), checked_unix_ms: now_unix_ms(), current: None });
+        let before = record.current.replace(commit.to_string());
+        txn.put(&REFS, &ref_key, &record).attempted(writing)?;
+        if let Some(before) = before.filter(|before| before != commit.as_str()) {
+            carry_over(&txn, &PinnedRepo::new(repo.repo.clone(), before.parse()?), repo, manifest)?;
+        }
+        txn.commit().attempted(writing)
     }
 
     /// The pinned repos local reads of `spec` go to, best first.
@@ -259,7 +273,7 @@ impl Store {
             })
             .attempted(|| format!("could not list the files of {}", spec.repo))?;
         }
-        for (repo, ..) in self.fills()? {
+        for Unfinished { repo, .. } in self.fills()? {
             if repo.repo == spec.repo && !found.contains(&repo) {
                 found.push(repo);
             }
@@ -327,15 +341,15 @@ impl Store {
         Ok(found)
     }
 
-    /// Every unfinished fill: whose it is, its row and key, and how much of it has landed.
-    pub(crate) fn fills(&self) -> Result<Vec<(PinnedRepo, FilePath, (String, BlobRecord), u64)>> {
+    /// Every unfinished fill.
+    pub(crate) fn fills(&self) -> Result<Vec<Unfinished>> {
         let mut found = Vec::new();
         for (blob_key, blob) in self.all_blobs()? {
             if blob.state == BlobState::Filling
                 && let Some((repo, path)) = key::parse_home(&blob.home)
             {
                 let landed_bytes = self.landed_bytes(&blob_key)?;
-                found.push((repo, path, (blob_key, blob), landed_bytes));
+                found.push(Unfinished { repo, path, blob_key, size_bytes: blob.size_bytes, landed_bytes });
             }
         }
         Ok(found)
@@ -374,6 +388,24 @@ impl Drop for Store {
             }
         }
     }
+}
+
+/// Names at `repo` the files it shares with `before`, path and content both, where they have no name yet.
+fn carry_over(txn: &WriteTxn<'_>, before: &PinnedRepo, repo: &PinnedRepo, manifest: &ManifestEntry) -> Result<()> {
+    for file in &manifest.files {
+        let path: FilePath = file.path.parse()?;
+        let Some(old) = txn.get(&METADATA, &key::meta(before, &path)).attempted(writing)? else { continue };
+        let new_key = key::meta(repo, &path);
+        if old.digest != file.digest || txn.get(&METADATA, &new_key).attempted(writing)?.is_some() {
+            continue;
+        }
+        let blob_key = format!("blob:{}", old.digest);
+        let Some(mut blob) = txn.get(&BLOBS, &blob_key).attempted(writing)? else { continue };
+        if blob.state == BlobState::Sealed && blob.id == old.blob_id {
+            link(txn, &mut blob, &blob_key, new_key, &old)?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds a name to a blob, in `txn`.

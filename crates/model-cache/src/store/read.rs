@@ -176,7 +176,7 @@ impl StoredFile {
             let range = block_range(self.size_bytes, block);
             let extent = &view.extents[(block / BLOCKS_PER_CHUNK) as usize];
             let reading = || format!("could not read block {block}");
-            if block % BLOCKS_PER_CHUNK == 0 {
+            if block.is_multiple_of(BLOCKS_PER_CHUNK) {
                 reader.forget(extent).attempted(reading)?;
             }
             let bytes = &mut buffer[..(range.end - range.start) as usize];
