@@ -66,8 +66,13 @@ pub(crate) struct Global {
     /// The store's folder [default: $MODEL_CACHE_HOME, else ~/.cache/tabagent/model-cache]
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) store: Option<PathBuf>,
-    /// The Hub's address [default: $HF_ENDPOINT, else https://huggingface.co]
-    #[arg(long, value_name = "URL", global = true)]
+    /// The Hub's address [default: $HF_ENDPOINT, else <https://huggingface.co>]
+    #[arg(
+        long,
+        help = "The Hub's address [default: $HF_ENDPOINT, else https://huggingface.co]",
+        value_name = "URL",
+        global = true
+    )]
     pub(crate) endpoint: Option<String>,
     /// Never use the network
     #[arg(long, global = true)]

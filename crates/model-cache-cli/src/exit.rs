@@ -234,7 +234,7 @@ mod tests {
         let broke = Broke(std::io::Error::other("the cable is cut"));
         let failure = Failure::from(Error::Network { action: "reach", url: "http://h/".to_owned(), source: broke.into() });
         let first = "error: could not reach http://h/: the cable is cut\n";
-        let hint = "hint: pull again: what has landed is kept\n";
+        let hint = "hint: try again; a pull goes on from what has landed\n";
         assert_eq!(failure.text(false, Paint(false)), format!("{first}{hint}"));
         let causes = "  because: it broke\n  because: the cable is cut\n";
         assert_eq!(failure.text(true, Paint(false)), format!("{first}{causes}{hint}"));

@@ -259,13 +259,13 @@ async fn readers_pullers_and_removers_at_once_never_see_anything_but_whole_files
 }
 
 #[tokio::test]
-async fn a_removal_and_a_gc_during_a_pull_take_nothing_away_from_it() {
+async fn a_removal_and_a_gc_during_a_pull_leave_its_fill_alone_and_it_says_what_was_removed() {
     let hub = slow_hub();
     let dir = tempfile::tempdir().unwrap();
     let cache = cache(dir.path(), &hub);
     let other = local(dir.path());
     let disturbing = async {
-        while other.stats().unwrap().filling_bytes == 0 {
+        while !other.has_file(REPO, "config.json").unwrap() || other.stats().unwrap().filling_bytes == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         for _ in 0..5 {
@@ -274,12 +274,15 @@ async fn a_removal_and_a_gc_during_a_pull_take_nothing_away_from_it() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let removed = other.delete_model(REPO).unwrap();
-        assert_eq!(removed.busy_processes, [std::process::id()], "{removed:?}");
+        assert_eq!((removed.files, removed.busy_processes), (1, vec![std::process::id()]));
         let mut remover = start(&["rm", path(&dir), REPO]);
         assert!(remover.end().success());
     };
-    let (report, ()) = tokio::join!(cache.pull(REPO).all(true).run(), disturbing);
-    assert_eq!(report.unwrap().fetched_bytes, SIZE + 2);
+    let (result, ()) = tokio::join!(cache.pull(REPO).all(true).run(), disturbing);
+    assert!(matches!(result, Err(Error::RemovedMeanwhile { path, .. }) if path.as_str() == "config.json"));
+    hub.clear_log();
+    cache.pull(REPO).all(true).run().await.unwrap();
+    assert_eq!(hub.bytes_served(), 2);
     assert!(holds(&cache, REPO, "model.gguf", &content()));
     assert_sound(&cache);
 }

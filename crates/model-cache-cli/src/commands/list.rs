@@ -40,7 +40,7 @@ pub(super) async fn repos(cx: &Context) -> Result<Code, Failure> {
             Cell::styled(repo.repo.as_str(), Style::Strong),
             commit(repo.commit.as_ref()),
             quants(repo),
-            render::size(repo.size_bytes).into(),
+            render::size(repo.size_bytes + repo.landed_bytes).into(),
             last_used(repo, now),
         ]);
     }
@@ -56,6 +56,8 @@ fn repo_document(repo: &RepoSummary) -> Value {
         "quants": repo.quants,
         "files": repo.files,
         "size_bytes": repo.size_bytes,
+        "filling_files": repo.filling_files,
+        "landed_bytes": repo.landed_bytes,
         "last_used_unix_seconds": repo.last_used.map(seconds),
         "readers": repo.readers,
     })
@@ -68,10 +70,13 @@ fn commit(commit: Option<&CommitId>) -> Cell {
     }
 }
 
+/// The quants that are whole; files begun and not finished are named beside them.
 fn quants(repo: &RepoSummary) -> Cell {
+    let unfinished = format!("{} unfinished", repo.filling_files);
     match &repo.quants[..] {
-        [] if repo.files == 0 => Cell::styled("unfinished", Style::Busy),
+        [] if repo.filling_files > 0 => Cell::styled(unfinished, Style::Busy),
         [] => Cell::styled(render::count(repo.files, "file"), Style::Faint),
+        quants if repo.filling_files > 0 => format!("{} + {unfinished}", quants.join(" ")).into(),
         quants => quants.join(" ").into(),
     }
 }

@@ -128,7 +128,7 @@ impl HubClient {
     }
 
     /// Asks for the bytes `range` of the file, which is not empty and lies in the file. Asks once: the caller decides, by
-    /// [`super::RetryPolicy`], whether an error is worth another try and from which byte.
+    /// [`super::retry::RetryPolicy`], whether an error is worth another try and from which byte.
     ///
     /// # Errors
     /// `ContentChanged` if the file has another size now; `BadAnswer` for bytes not asked for; `HubStatus` and so on; those of

@@ -320,10 +320,7 @@ impl Store {
             records.put(&BLOBS, blob_key, blob).attempted(writing)?;
             self.commit(records)?;
         }
-        let specs: Vec<_> = (0..count)
-            .map(|index| ExtentSpec { key: key::chunk(&blob.home, index), data_bytes: chunk_bytes(blob.size_bytes, index) })
-            .collect();
-        let extents = txn.reserve(writer, blob.id, BLOCK_BYTES as u32, &specs).attempted(reserving)?;
+        let extents = txn.reserve(writer, blob.id, BLOCK_BYTES as u32, &extent_specs(blob)).attempted(reserving)?;
         txn.commit().attempted(reserving)?;
         Ok(extents)
     }
@@ -355,6 +352,13 @@ impl Store {
 /// Whether the blob is whole, and of the size that goes with `wanted`'s digest.
 fn is_content_of(blob: &BlobRecord, wanted: &Wanted) -> bool {
     matches!(blob.state, BlobState::Sealed | BlobState::Doomed) && blob.size_bytes == wanted.size_bytes
+}
+
+/// The extents a blob's chunks lie in.
+pub(super) fn extent_specs(blob: &BlobRecord) -> Vec<ExtentSpec> {
+    (0..chunks(blob.size_bytes))
+        .map(|index| ExtentSpec { key: key::chunk(&blob.home, index), data_bytes: chunk_bytes(blob.size_bytes, index) })
+        .collect()
 }
 
 fn new_blob(id: u64, home: String, size_bytes: u64) -> BlobRecord {

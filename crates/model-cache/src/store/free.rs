@@ -4,7 +4,7 @@
 //! removes the names and marks the blob Doomed; (2) under its exclusive lease it becomes Freeing; (3) holes are punched over its
 //! data while the pages are still its own; (4) its chunk keys are deleted; (5) its row is.
 
-use super::{ANY_FILL_LEASE, Store, writing};
+use super::{ANY_FILL_LEASE, Store, fill::extent_specs, writing};
 use crate::{
     error::{Attempted, Error, Result},
     key::{self, PinnedRepo},
@@ -12,7 +12,7 @@ use crate::{
     record::*,
 };
 use std::collections::HashSet;
-use storage::{Extent, WriteTxn};
+use storage::{DataFile, Extent, WriteTxn};
 
 /// What a removal did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -238,12 +238,20 @@ impl Store {
         let owned = |extent: &Extent| -> Result<bool> {
             Ok(writer.read_header(extent).attempted(freeing)?.is_some_and(|header| header.owner == id))
         };
+        let mut found = false;
         for index in 0..chunks(blob.size_bytes) {
             if let Some(extent) = self.extents.locate(&key::chunk(&blob.home, index)).attempted(freeing)?
                 && owned(&extent)?
             {
                 writer.punch(&extent).attempted(freeing)?;
+                found = true;
             }
+        }
+        if !found
+            && blob.pages.is_empty()
+            && let Err(error) = self.give_back_uncommitted(&blob, &writer)
+        {
+            tracing::debug!(%error, blob = %blob_key, "space a killed reservation may have taken was not looked for");
         }
         let txn = self.extents.begin_free().attempted(freeing)?;
         for index in 0..chunks(blob.size_bytes) {
@@ -260,6 +268,19 @@ impl Store {
         txn.delete(&STORE, &key::doomed(id)).attempted(writing)?;
         txn.delete(&ACCESS, &key::access(id)).attempted(writing)?;
         self.commit(txn)
+    }
+
+    /// Gives back the disk space of a reservation that was killed between taking it and its commit, if there was one.
+    ///
+    /// No key leads to those pages. But the same reservation made again is given the same ones: they are punched while they are
+    /// its own, and it is not committed.
+    fn give_back_uncommitted(&self, blob: &BlobRecord, writer: &DataFile) -> storage::Result<()> {
+        let specs = extent_specs(blob);
+        let txn = self.extents.begin_reserve()?;
+        for extent in txn.reserve(writer, blob.id, BLOCK_BYTES as u32, &specs)? {
+            writer.punch(&extent)?;
+        }
+        Ok(())
     }
 
     /// Frees imports whose process died: nobody can continue them, since the source may have changed.

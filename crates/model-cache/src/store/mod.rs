@@ -227,7 +227,7 @@ impl Store {
         if let Some(before) = before.filter(|before| before != commit.as_str()) {
             carry_over(&txn, &PinnedRepo::new(repo.repo.clone(), before.parse()?), repo, manifest)?;
         }
-        txn.commit().attempted(writing)
+        self.commit(txn)
     }
 
     /// The pinned repos local reads of `spec` go to, best first.

@@ -227,6 +227,7 @@ pub(crate) fn obey() {
             let cache = local(Path::new(store));
             cache.local_manifest(repo).map(|manifest| manifest.unwrap().quants[quant].status.to_string())
         }
+        ["reserve", store, chunks] => reserve_and_die(Path::new(store), chunks.parse().unwrap()),
         _ => panic!("no such order: {words:?}"),
     };
     match result {
@@ -262,6 +263,17 @@ fn read(store: &str, repo: &str, path: &str) -> Result<String> {
     }
     drop(file);
     Ok(String::new())
+}
+
+/// Takes the disk space of so many chunks, and dies before the commit that would make them somebody's.
+fn reserve_and_die(store: &Path, chunks: u64) -> ! {
+    let registry = storage::StorageRegistry::new(store);
+    let extents = registry.extents(&store.join("model_cache_chunks"), "chunks").unwrap();
+    let spec = |n| storage::ExtentSpec { key: format!("file:org/model:x:chunk:{n}"), data_bytes: CHUNK_BYTES };
+    let specs: Vec<_> = (0..chunks).map(spec).collect();
+    let txn = extents.begin_reserve().unwrap();
+    txn.reserve(&extents.open_writer().unwrap(), 77, BLOCK_BYTES as u32, &specs).unwrap();
+    std::process::abort();
 }
 
 pub(crate) fn crc(bytes: &[u8]) -> u32 {
