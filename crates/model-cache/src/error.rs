@@ -241,6 +241,14 @@ pub enum Error {
         /// How many bytes were hashed.
         size_bytes: u64,
     },
+    /// Another process or task is at it right now; nothing is wrong with it.
+    #[error("{what} is busy: {reason}")]
+    Busy {
+        /// File or content.
+        what: String,
+        /// Who is at what.
+        reason: &'static str,
+    },
     /// Stored bytes no longer match their CRC32C, or a record contradicts the extents it speaks of.
     #[error("{what} is damaged: {reason}")]
     Damaged {
@@ -362,6 +370,7 @@ impl Error {
             | Self::Storage { .. }
             | Self::Io { .. }
             | Self::RemovedMeanwhile { .. }
+            | Self::Busy { .. }
             | Self::TargetExists { .. }
             | Self::NotConfirmed { .. } => ErrorKind::Other,
         }
@@ -420,6 +429,7 @@ impl Error {
             Self::Damaged { .. } => Some("model-cache verify shows what is damaged; rm and pull replace it".to_owned()),
             Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
             Self::Storage { source, .. } => source.hint().map(str::to_owned),
+            Self::Busy { .. } => Some("try again in a moment".to_owned()),
             Self::RemovedMeanwhile { .. } => Some("pull again to have them back".to_owned()),
             Self::TargetExists { .. } => Some("remove it, or export with --force".to_owned()),
             Self::NotConfirmed { repo } => Some(format!("model-cache rm {repo} --yes")),

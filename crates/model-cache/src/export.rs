@@ -73,7 +73,10 @@ impl ModelCache {
             if options.cancel.as_ref().is_some_and(CancellationToken::is_cancelled) {
                 return Err(Error::Cancelled);
             }
-            let Some(file) = self.store().open_file(&pinned, path, false)? else { continue };
+            let Some(file) = self.store().open_file(&pinned, path, false)? else {
+                let (repo, commit) = (spec.repo.clone(), pinned.commit.clone());
+                return Err(Error::FileNotFound { repo, commit, path: path.to_string() });
+            };
             let target = to.join(path.as_str());
             write_out(&file.content, file.size_bytes, &target, options)?;
             report.files += 1;

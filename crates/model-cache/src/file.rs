@@ -17,7 +17,7 @@ use std::{
 /// is cheap and shares the mapping.
 ///
 /// It keeps a lease on the content until the last clone is dropped: removing the file meanwhile takes its name away, and its
-/// bytes stay until then. It needs no transaction and does not keep the store from reusing other space.
+/// bytes stay until then; dropping the last clone then frees them, which takes a few durable commits. It needs no transaction and does not keep the store from reusing other space.
 ///
 /// Pages come from the page cache as they are touched. If the disk can't deliver one, the process gets SIGBUS, as with every
 /// memory-mapped file.

@@ -137,8 +137,10 @@ impl ModelCache {
                 Ok(here)
             });
         // What is not sealed under its digest by now never will be: an import can't be resumed, since its source may change.
-        if !matches!(filled, Ok(false)) {
-            fill.discard()?;
+        if !matches!(filled, Ok(false))
+            && let Err(error) = fill.discard()
+        {
+            tracing::warn!(%error, "an import that was not finished was not freed yet");
         }
         filled
     }

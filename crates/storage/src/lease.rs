@@ -13,7 +13,7 @@ use nix::{
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -27,7 +27,7 @@ const NAMESPACES: std::ops::Range<i64> = 1 << 61..(1 << 61) + (1 << 33);
 pub struct LeaseFile {
     path: PathBuf,
     /// Holds the shared lock on this PID namespace's byte while the store is open here.
-    _namespace: File,
+    namespace: File,
 }
 
 /// A lease held. Dropped, it is given back.
@@ -60,7 +60,7 @@ impl LeaseFile {
                 return Err(Error::OtherPidNamespace { path });
             }
         }
-        Ok(Self { path, _namespace: namespace })
+        Ok(Self { path, namespace })
     }
 
     /// A shared lease on `id`; `None` while somebody holds it exclusively.
@@ -75,12 +75,12 @@ impl LeaseFile {
 
     /// Whether anybody, in any process, holds a lease on `id`.
     pub fn is_held(&self, id: u64) -> Result<bool> {
-        conflict(&self.path, &open(&self.path)?, libc::F_WRLCK, checked(id), 1)
+        conflict(&self.path, &self.open_anew()?, libc::F_WRLCK, checked(id), 1)
     }
 
     /// Whether somebody, in any process, holds `id` exclusively.
     pub fn is_held_exclusively(&self, id: u64) -> Result<bool> {
-        conflict(&self.path, &open(&self.path)?, libc::F_RDLCK, checked(id), 1)
+        conflict(&self.path, &self.open_anew()?, libc::F_RDLCK, checked(id), 1)
     }
 
     /// The processes that hold a lease on `id`, as far as this one may look.
@@ -97,8 +97,15 @@ impl LeaseFile {
         pids
     }
 
+    /// A description of its own of the very file that was opened, also where another took its path since.
+    fn open_anew(&self) -> Result<File> {
+        let path = format!("/proc/self/fd/{}", self.namespace.as_raw_fd());
+        let opened = File::options().read(true).write(true).open(path);
+        opened.map_err(|source| Error::Io { action: "open", path: self.path.clone(), source })
+    }
+
     fn try_lock(&self, id: u64, exclusive: bool) -> Result<Option<Lease>> {
-        let file = open(&self.path)?;
+        let file = self.open_anew()?;
         let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
         let exclusive_of = exclusive.then(std::process::id);
         Ok(set(&self.path, &file, kind, checked(id), 1)?.then_some(Lease { file, id, exclusive_of }))

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    hub::{Location, RangeBody, RangeOutcome, TreeFile, random_unit},
+    hub::{Location, RangeBody, RangeOutcome, RetryPolicy, TreeFile, random_unit},
     record::*,
     store::Fill,
 };
@@ -23,6 +23,8 @@ use std::{
 };
 use tokio::sync::watch;
 
+/// Most requests in a row that fail with nothing landed: with the waits between, about a quarter of a minute of no network.
+const RANGE_TRIES: u32 = 8;
 /// Most fresh addresses asked for while nothing lands.
 const MOST_EXPIRED: u32 = 4;
 /// Bytes hashed before the hasher looks whether it is still wanted.
@@ -39,8 +41,8 @@ pub(crate) async fn fetch_file(
     location: Option<Location>,
     fill: &Arc<Fill>,
 ) -> Result<(Digest, u64)> {
-    let plan = Plan::new(&fill.landed(), file.size_bytes);
-    let workers = lane.connections.min(plan.missing_blocks());
+    let plan = Plan::new(&fill.landed(), file.size_bytes, lane.connections);
+    let workers = plan.connections();
     let (prefix, follow) = watch::channel(plan.prefix_bytes());
     let fetch = FileFetch {
         lane,
@@ -144,16 +146,18 @@ enum Fetched {
 }
 
 impl FileFetch<'_> {
-    /// One connection: takes ranges until none is missing. What it took and could not land it gives back.
+    /// One connection: takes ranges until none is missing. What it took and could not land it gives back. One the server refuses
+    /// while others go on leaves the rest to them.
     async fn worker(&self) -> Result<()> {
         let mut failed = 0;
         let mut pace = Pace::default();
         loop {
             let permit = self.lane.permit().await;
             if self.sequential.load(Ordering::Acquire) {
+                self.plan().leave();
                 return Ok(());
             }
-            let taken = self.plan().take(blocks_per_request(pace.first_byte, pace.per_block));
+            let taken = self.plan().take_or_leave(blocks_per_request(pace.first_byte, pace.per_block));
             let Some(range) = taken else { return Ok(()) };
             let mut taken = Taken { fetch: self, range: range.clone() };
             let missing_before = self.plan().missing_blocks();
@@ -164,12 +168,18 @@ impl FileFetch<'_> {
                     failed = 0;
                     pace = now;
                 }
-                Fetched::Superseded => return Ok(()),
+                Fetched::Superseded => {
+                    self.plan().leave();
+                    return Ok(());
+                }
                 Fetched::Broken(error) => {
                     drop(permit);
                     // Progress, by whichever connection, shows that the server is there.
                     failed = if self.plan().missing_blocks() < missing_before { 1 } else { failed + 1 };
-                    self.lane.wait_after(failed, self.file.path.as_str(), error).await?;
+                    match self.lane.wait_after(failed, self.file.path.as_str(), error).await {
+                        Err(error) if error.is_transient() && self.plan().retire() => return Ok(()),
+                        waited => waited?,
+                    }
                 }
             }
         }
@@ -355,7 +365,8 @@ impl Lane<'_> {
 
     /// Waits before the next try, or gives the error back if there is to be none.
     async fn wait_after(&self, failed: u32, path: &str, error: Error) -> Result<()> {
-        let Some(wait) = self.hub.config().retry.wait_after(failed, &error, random_unit()) else { return Err(error) };
+        let policy = RetryPolicy { max_tries: RANGE_TRIES, ..self.hub.config().retry };
+        let Some(wait) = policy.wait_after(failed, &error, random_unit()) else { return Err(error) };
         tracing::debug!(path, failed, wait_ms = wait.as_millis() as u64, reason = %error, "trying again");
         self.reporter.retry(Some(path), failed, &error, wait);
         tokio::time::sleep(wait).await;

@@ -22,12 +22,16 @@ pub(crate) struct Plan {
     prefix: usize,
     /// No block before this one is to be taken.
     first_missing: usize,
+    /// Connections that have not left. Counted here, so that who leaves and what is left to do are known in one look.
+    connections: usize,
 }
 
 impl Plan {
-    pub(crate) fn new(landed: &[bool], size_bytes: u64) -> Self {
+    /// The plan of a file for at most `connections`, fewer where there is less to do.
+    pub(crate) fn new(landed: &[bool], size_bytes: u64, connections: usize) -> Self {
         let blocks = landed.iter().map(|landed| if *landed { Block::Landed } else { Block::Missing }).collect();
-        let mut plan = Self { blocks, size_bytes, prefix: 0, first_missing: 0 };
+        let mut plan = Self { blocks, size_bytes, prefix: 0, first_missing: 0, connections: 0 };
+        plan.connections = connections.min(plan.missing_blocks());
         plan.advance();
         plan
     }
@@ -39,6 +43,34 @@ impl Plan {
         self.blocks[start..start + run].fill(Block::Taken);
         self.first_missing = start + run;
         Some(start as u64..(start + run) as u64)
+    }
+
+    /// As [`take`](Self::take); a connection that gets none has left.
+    pub(crate) fn take_or_leave(&mut self, most: usize) -> Option<Range<u64>> {
+        let taken = self.take(most);
+        if taken.is_none() {
+            self.leave();
+        }
+        taken
+    }
+
+    /// A connection leaves because another does the rest.
+    pub(crate) fn leave(&mut self) {
+        self.connections -= 1;
+    }
+
+    /// Lets a connection that can't go on leave, unless it is the last: what it gave back is the others' to take.
+    pub(crate) fn retire(&mut self) -> bool {
+        let others = self.connections > 1;
+        if others {
+            self.leave();
+        }
+        others
+    }
+
+    /// Connections that have not left.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections
     }
 
     /// Gives back what of `range` was taken and has not been claimed.
@@ -129,6 +161,17 @@ mod tests {
         assert_eq!(blocks_per_request(ms(300), ms(0)), 1);
     }
 
+    #[test]
+    fn the_last_connection_may_not_retire_and_one_that_found_nothing_has_left() {
+        let mut plan = Plan::new(&[false, false], 2 * BLOCK_BYTES, 8);
+        assert_eq!(plan.connections(), 2);
+        let all = plan.take_or_leave(2).unwrap();
+        assert_eq!(plan.take_or_leave(2), None);
+        plan.give_back(all);
+        assert!(!plan.retire());
+        assert_eq!(plan.connections(), 1);
+    }
+
     #[derive(Clone, Debug)]
     enum Op {
         Take(usize),
@@ -151,7 +194,7 @@ mod tests {
             ops in ops(),
         ) {
             let size_bytes = landed.len() as u64 * BLOCK_BYTES - 7;
-            let mut plan = Plan::new(&landed, size_bytes);
+            let mut plan = Plan::new(&landed, size_bytes, 4);
             let mut model: Vec<bool> = landed.clone();
             let mut flying: Vec<Range<u64>> = Vec::new();
             for op in ops {

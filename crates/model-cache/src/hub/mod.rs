@@ -25,5 +25,5 @@ pub(crate) use auth::Token;
 pub(crate) use client::HubClient;
 pub(crate) use env::{HubConfig, parse_endpoint};
 pub(crate) use file::{Location, RangeBody, RangeOutcome};
-pub(crate) use retry::{RetryNotice, random_unit};
+pub(crate) use retry::{RetryNotice, RetryPolicy, random_unit};
 pub(crate) use tree::TreeFile;

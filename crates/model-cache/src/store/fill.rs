@@ -81,8 +81,12 @@ impl Store {
         let blob_key = key::blob(&wanted.digest);
         loop {
             // Looked up in a read first: whoever waits for another's fill asks again and again, and takes no writer's place.
-            let id = match self.blob(&blob_key)? {
+            let (blob, lease) = match self.blob(&blob_key)? {
                 Some(blob) if blob.size_bytes != wanted.size_bytes => {
+                    // Begun for a listing that gave the same digest with another size: one of the two lied.
+                    if self.free_unfinished(&blob_key)? {
+                        continue;
+                    }
                     return Err(Error::BadAnswer {
                         url: wanted.name(),
                         reason: format!(
@@ -91,7 +95,17 @@ impl Store {
                         ),
                     });
                 }
-                Some(blob) if blob.state == BlobState::Filling => blob.id,
+                Some(blob) if blob.state == BlobState::Filling => {
+                    let lease = self.leases.try_exclusive(blob.id).attempted(|| format!("could not lease {blob_key}"))?;
+                    let Some(lease) = lease else {
+                        return Ok(Acquired::Busy { landed_bytes: self.landed_bytes(&blob_key)? });
+                    };
+                    // Between the row and the lease anything may have happened: look again, under the lease.
+                    match self.blob(&blob_key)? {
+                        Some(again) if again.id == blob.id && again.state == BlobState::Filling => (again, lease),
+                        _ => continue,
+                    }
+                }
                 // Finish it, unless whoever began is still at it; then begin anew.
                 Some(blob) if blob.state == BlobState::Freeing => match self.free_blob(&blob_key, blob.id)? {
                     Fate::Busy => return Ok(Acquired::Busy { landed_bytes: 0 }),
@@ -99,42 +113,31 @@ impl Store {
                 },
                 Some(_) if self.link_content(wanted, &blob_key)? => return Ok(Acquired::Here),
                 Some(_) => continue,
-                None => match self.begin_blob(wanted, &blob_key)? {
-                    Some(id) => id,
-                    None => continue,
-                },
-            };
-            let Some(lease) = self.leases.try_exclusive(id).attempted(|| format!("could not lease blob {id}"))? else {
-                return Ok(Acquired::Busy { landed_bytes: self.landed_bytes(&blob_key)? });
-            };
-            // Between the row and the lease anything may have happened: look again, under the lease.
-            match self.blob(&blob_key)? {
-                Some(blob) if blob.id == id && blob.state == BlobState::Filling => {
-                    return match self.prepare_fill(blob_key.clone(), blob, lease) {
-                        Ok(fill) => Ok(Acquired::Fill(Arc::new(fill))),
-                        Err(error) => Err(self.say_no_space(error, &wanted.name(), wanted.size_bytes)),
-                    };
+                None => {
+                    let home = key::home(&wanted.repo, &wanted.path);
+                    match self.begin_blob(|_| blob_key.clone(), home, wanted.size_bytes)? {
+                        Some((_, blob, lease)) => (blob, lease),
+                        None => continue,
+                    }
                 }
-                _ => continue,
-            }
+            };
+            return match self.prepare_fill(blob_key, blob, lease) {
+                Ok(fill) => Ok(Acquired::Fill(Arc::new(fill))),
+                Err(error) => Err(self.say_no_space(error, wanted.name(), wanted.size_bytes)),
+            };
         }
     }
 
     /// Begins a fill whose digest will be known only at its end.
     pub(crate) fn begin_import(self: &Arc<Self>, repo: &PinnedRepo, path: &FilePath, size_bytes: u64) -> Result<Arc<Fill>> {
-        let txn = self.begin_write()?;
-        let id = self.next_blob_id(&txn)?;
-        let blob_key = key::import(id);
-        let blob = new_blob(id, key::home(repo, path), size_bytes);
-        txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
-        self.commit(txn)?;
-        let lease = self.leases.try_exclusive(id).attempted(|| format!("could not lease blob {id}"))?;
-        let lease = lease.ok_or_else(|| Error::Damaged {
-            what: format!("blob {id}"),
-            reason: "it is new, and somebody holds a lease on it".to_owned(),
+        let name = || format!("{} {path}", repo.repo);
+        let begun = self.begin_blob(key::import, key::home(repo, path), size_bytes)?;
+        let (blob_key, blob, lease) = begun.ok_or_else(|| Error::Damaged {
+            what: name(),
+            reason: "the store's counter of blobs gave a number that is in use".to_owned(),
         })?;
         let fill = self.prepare_fill(blob_key, blob, lease);
-        fill.map(Arc::new).map_err(|error| self.say_no_space(error, &format!("{} {path}", repo.repo), size_bytes))
+        fill.map(Arc::new).map_err(|error| self.say_no_space(error, name(), size_bytes))
     }
 
     /// Bytes of a fill that have landed, as its journals say; for showing, not for trusting.
@@ -167,11 +170,15 @@ impl Store {
     /// [`Error::DigestMismatch`], with nothing written.
     pub(crate) fn seal_inline(&self, wanted: &Wanted, bytes: &[u8]) -> Result<()> {
         check_digest(wanted, bytes)?;
-        let txn = self.begin_write()?;
         let blob_key = key::blob(&wanted.digest);
+        // Begun for a listing that gave the same digest with a larger size; these bytes prove it wrong.
+        self.free_unfinished(&blob_key)?;
+        let txn = self.begin_write()?;
         let meta_key = key::meta(&wanted.repo, &wanted.path);
         let mut blob = match txn.get(&BLOBS, &blob_key).attempted(writing)? {
-            Some(blob) => blob,
+            Some(blob) if blob.is_inline() && is_content_of(&blob, wanted) => blob,
+            // A name leads to sealed content or to none.
+            Some(_) => return Err(Error::Busy { what: wanted.name(), reason: "the same content is being fetched or freed" }),
             None => {
                 let id = self.next_blob_id(&txn)?;
                 let mut blob = new_blob(id, key::home(&wanted.repo, &wanted.path), wanted.size_bytes);
@@ -228,16 +235,29 @@ impl Store {
     }
 
     /// Writes the row of a blob to be filled, before anything is reserved for it; `None` if somebody else was first.
-    fn begin_blob(&self, wanted: &Wanted, blob_key: &str) -> Result<Option<u64>> {
+    ///
+    /// Its exclusive lease is taken before the row can be seen, so that nobody takes it for abandoned.
+    fn begin_blob(
+        &self,
+        blob_key: impl FnOnce(u64) -> String,
+        home: String,
+        size_bytes: u64,
+    ) -> Result<Option<(String, BlobRecord, Lease)>> {
         let txn = self.begin_write()?;
-        if txn.get(&BLOBS, blob_key).attempted(writing)?.is_some() {
+        let id = self.next_blob_id(&txn)?;
+        let blob_key = blob_key(id);
+        if txn.get(&BLOBS, &blob_key).attempted(writing)?.is_some() {
             return Ok(None);
         }
-        let id = self.next_blob_id(&txn)?;
-        let blob = new_blob(id, key::home(&wanted.repo, &wanted.path), wanted.size_bytes);
-        txn.put(&BLOBS, blob_key, &blob).attempted(writing)?;
+        let lease = self.leases.try_exclusive(id).attempted(|| format!("could not lease {blob_key}"))?;
+        let lease = lease.ok_or_else(|| Error::Damaged {
+            what: blob_key.clone(),
+            reason: format!("its number {id} is new, and somebody holds a lease on it"),
+        })?;
+        let blob = new_blob(id, home, size_bytes);
+        txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
         self.commit(txn)?;
-        Ok(Some(id))
+        Ok(Some((blob_key, blob, lease)))
     }
 
     /// Takes `meta_key` away from the content it leads to now, if that is another than `blob_key`'s.
@@ -275,45 +295,25 @@ impl Store {
             extents,
             landed: Mutex::new(landed),
             cancelled: AtomicBool::new(false),
-            _any_fill: any_fill,
-            _lease: lease,
+            leases: Mutex::new(Some((lease, any_fill))),
         };
         Ok(fill)
     }
 
     fn reserve(&self, blob_key: &str, blob: &mut BlobRecord, writer: &DataFile) -> Result<Vec<Extent>> {
         let reserving = || format!("could not reserve space for {blob_key}");
-        let count = chunks(blob.size_bytes);
+        // Looked at without the writer's place first: a fill that has its space goes on also on a disk that is full by now.
+        let found = examine(blob, writer, |key| self.extents.locate(key)).attempted(reserving)?;
+        if found.adoptable {
+            return Ok(found.extents);
+        }
+        self.check_room(blob, writer)?;
         let txn = self.extents.begin_reserve().attempted(reserving)?;
-        let mut found = Vec::new();
-        let mut own = Vec::new();
-        let mut taken = false;
-        // One beyond the last: a chunk there would be of another size of file.
-        for index in 0..=count {
-            let chunk_key = key::chunk(&blob.home, index);
-            let Some(extent) = txn.locate(&chunk_key).attempted(reserving)? else { continue };
-            match writer.read_header(&extent).attempted(reserving)? {
-                Some(header) if header.owner == blob.id => {
-                    let expected = index < count
-                        && header.index == index
-                        && header.data_bytes == chunk_bytes(blob.size_bytes, index)
-                        && header.data_bytes == extent.data_bytes
-                        && u64::from(header.block_bytes) == BLOCK_BYTES;
-                    if expected {
-                        found.push(extent);
-                    }
-                    own.push(chunk_key);
-                }
-                _ => taken = true,
-            }
-        }
-        if found.len() == count as usize && own.len() == found.len() && !taken {
-            return Ok(found);
-        }
-        for chunk_key in own {
+        let found = examine(blob, writer, |key| txn.locate(key)).attempted(reserving)?;
+        for chunk_key in found.own {
             txn.delete(&chunk_key).attempted(reserving)?;
         }
-        if taken {
+        if found.taken {
             // Chunks of another blob live under this name: a re-import of a changed file, or one still read. Never overwritten.
             blob.home = key::apart(&blob.home, blob.id);
             let records = self.begin_write()?;
@@ -323,6 +323,27 @@ impl Store {
         let extents = txn.reserve(writer, blob.id, BLOCK_BYTES as u32, &extent_specs(blob)).attempted(reserving)?;
         txn.commit().attempted(reserving)?;
         Ok(extents)
+    }
+
+    /// The error for a blob the disk has no room for, before any of it is taken.
+    fn check_room(&self, blob: &BlobRecord, writer: &DataFile) -> Result<()> {
+        if !storage::can_punch() {
+            // Freed pages keep their space here, so what is free on the disk does not tell what a reservation needs.
+            return Ok(());
+        }
+        let needed_bytes = blob.size_bytes + u64::from(chunks(blob.size_bytes)) * storage::HEADER_REGION_BYTES;
+        if needed_bytes <= self.free_bytes()? {
+            return Ok(());
+        }
+        // A reservation of the same blob that was killed may hold the very space that is missing.
+        if let Err(error) = self.give_back_uncommitted(blob, writer) {
+            tracing::debug!(%error, "space a killed reservation may have taken was not found");
+        }
+        let free_bytes = self.free_bytes()?;
+        if needed_bytes <= free_bytes {
+            return Ok(());
+        }
+        Err(Error::NoSpace { what: blob.home.clone(), needed_bytes, free_bytes })
     }
 
     /// Removes the row of a fill that has no chunks. The caller holds its exclusive lease.
@@ -338,15 +359,60 @@ impl Store {
         Ok(())
     }
 
-    fn say_no_space(&self, error: Error, what: &str, needed_bytes: u64) -> Error {
+    /// Names what there was no space for.
+    fn say_no_space(&self, error: Error, what: String, size_bytes: u64) -> Error {
         match error {
             Error::Storage { source, .. } if source.is_no_space() => {
                 let free_bytes = storage::free_bytes(&self.folder).unwrap_or(0);
-                Error::NoSpace { what: what.to_owned(), needed_bytes, free_bytes }
+                Error::NoSpace { what, needed_bytes: size_bytes, free_bytes }
             }
+            Error::NoSpace { needed_bytes, free_bytes, .. } => Error::NoSpace { what, needed_bytes, free_bytes },
             other => other,
         }
     }
+}
+
+/// What lies under the chunk keys of a blob's home.
+#[derive(Default)]
+struct Examined {
+    /// The extents that are this blob's, in order.
+    extents: Vec<Extent>,
+    /// Keys of those, and of others that carry its number.
+    own: Vec<String>,
+    /// Whether any key leads to another blob's extent.
+    taken: bool,
+    /// Whether `extents` are all of it, exactly.
+    adoptable: bool,
+}
+
+fn examine(
+    blob: &BlobRecord,
+    writer: &DataFile,
+    locate: impl Fn(&str) -> storage::Result<Option<Extent>>,
+) -> storage::Result<Examined> {
+    let count = chunks(blob.size_bytes);
+    let mut found = Examined::default();
+    // One beyond the last: a chunk there would be of another size of file.
+    for index in 0..=count {
+        let chunk_key = key::chunk(&blob.home, index);
+        let Some(extent) = locate(&chunk_key)? else { continue };
+        match writer.read_header(&extent)? {
+            Some(header) if header.owner == blob.id => {
+                let expected = index < count
+                    && header.index == index
+                    && header.data_bytes == chunk_bytes(blob.size_bytes, index)
+                    && header.data_bytes == extent.data_bytes
+                    && u64::from(header.block_bytes) == BLOCK_BYTES;
+                if expected {
+                    found.extents.push(extent);
+                }
+                found.own.push(chunk_key);
+            }
+            _ => found.taken = true,
+        }
+    }
+    found.adoptable = found.extents.len() == count as usize && found.own.len() == found.extents.len() && !found.taken;
+    Ok(found)
 }
 
 /// Whether the blob is whole, and of the size that goes with `wanted`'s digest.
@@ -397,9 +463,8 @@ pub(crate) struct Fill {
     /// CRC32C of each block that has landed.
     landed: Mutex<Vec<Option<u32>>>,
     cancelled: AtomicBool,
-    _any_fill: Option<Lease>,
-    /// Given back last.
-    _lease: Lease,
+    /// Both given back with the last `Arc`, or as soon as the content is sealed: readers want a lease then.
+    leases: Mutex<Option<(Lease, Option<Lease>)>>,
 }
 
 impl Fill {
@@ -440,10 +505,12 @@ impl Fill {
             }
             for (block, crc) in journal.into_iter().enumerate() {
                 let block = index as u64 * BLOCKS_PER_CHUNK + block as u64;
-                if let Some(crc) = crc
-                    && self.crc_of(block_range(self.size_bytes(), block), &mut buffer)? == crc
-                {
-                    self.lock()[block as usize] = Some(crc);
+                let Some(crc) = crc else { continue };
+                match self.crc_of(block_range(self.size_bytes(), block), &mut buffer) {
+                    Ok(found) if found == crc => self.lock()[block as usize] = Some(crc),
+                    Err(Error::Cancelled) => return Err(Error::Cancelled),
+                    // Other bytes, or none the disk could read: fetched again.
+                    Ok(_) | Err(_) => {}
                 }
             }
         }
@@ -477,8 +544,10 @@ impl Fill {
     /// Compares the digest of the bytes read back with the one promised. On a difference the content is dropped.
     pub(crate) fn check(&self, name: &str, expected: Digest, found: Digest) -> Result<()> {
         let result = mismatch(name.to_owned(), expected, found, self.size_bytes());
-        if result.is_err() {
-            self.discard()?;
+        if result.is_err()
+            && let Err(error) = self.discard()
+        {
+            tracing::warn!(%error, "content that is not what was promised was not freed yet");
         }
         result
     }
@@ -532,10 +601,7 @@ impl Fill {
             if txn.get(&BLOBS, &blob_key).attempted(writing)?.is_some() {
                 drop(txn);
                 self.discard()?;
-                return Err(Error::Damaged {
-                    what: wanted.name(),
-                    reason: "the same content is being pulled or freed just now; import it again".to_owned(),
-                });
+                return Err(Error::Busy { what: wanted.name(), reason: "the same content is being fetched or freed" });
             }
             txn.delete(&BLOBS, &self.blob_key).attempted(writing)?;
         }
@@ -545,13 +611,15 @@ impl Fill {
         blob.block_crcs = block_crcs;
         link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(self.blob.id))?;
         self.store.commit(txn)?;
+        // Every write was awaited before the seal, so none is in flight that the lease would have to outlive.
+        drop(self.leases.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.store.free_replaced();
         Ok(())
     }
 
     /// Drops the content: its space returns, its row goes.
     pub(crate) fn discard(&self) -> Result<()> {
-        self.store.free_leased(&self.blob_key, self.blob.id)
+        self.store.free_leased(&self.blob_key, self.blob.id).map(drop)
     }
 
     fn crc_of(&self, range: Range<u64>, buffer: &mut [u8]) -> Result<u32> {

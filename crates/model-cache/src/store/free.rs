@@ -11,7 +11,7 @@ use crate::{
     name::{FilePath, RepoSpec},
     record::*,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use storage::{DataFile, Extent, WriteTxn};
 
 /// What a removal did.
@@ -66,10 +66,11 @@ impl Store {
     pub(crate) fn remove(&self, spec: &RepoSpec, selection: &Selection<'_>) -> Result<Removed> {
         // On a full disk this is what makes room.
         let _room = self.ballast.give_up_if_needed().attempted(writing)?;
-        let repos = self.all_repos(spec)?;
         let mut removed = Removed::default();
         let mut doomed = Vec::new();
         let txn = self.begin_write()?;
+        // Asked with the writer's place held: no commit of the repo comes in between.
+        let repos = self.all_repos(spec)?;
         for repo in &repos {
             for (meta_key, path, metadata) in names_in(&txn, repo)? {
                 if let Selection::Paths(wanted) = selection
@@ -139,15 +140,14 @@ impl Store {
         Ok(removed)
     }
 
-    /// Frees a fill of this content nobody is at, for one who has all of it.
-    pub(super) fn free_unfinished(&self, blob_key: &str) -> Result<()> {
-        let Some(blob) = self.blob(blob_key)? else { return Ok(()) };
-        let unfinished = matches!(blob.state, BlobState::Filling | BlobState::Freeing);
-        let lease = if unfinished { self.leases.try_exclusive(blob.id) } else { Ok(None) };
-        if lease.attempted(|| format!("could not free {blob_key}"))?.is_some() {
-            self.free_leased(blob_key, blob.id)?;
+    /// Frees a fill of this content nobody is at, for one who knows better; whether it did.
+    pub(super) fn free_unfinished(&self, blob_key: &str) -> Result<bool> {
+        let Some(blob) = self.blob(blob_key)? else { return Ok(false) };
+        if !matches!(blob.state, BlobState::Filling | BlobState::Freeing) {
+            return Ok(false);
         }
-        Ok(())
+        let lease = self.leases.try_exclusive(blob.id).attempted(|| format!("could not free {blob_key}"))?;
+        if lease.is_some() { self.free_leased(blob_key, blob.id) } else { Ok(false) }
     }
 
     /// Finishes every free that was begun and can be finished now.
@@ -158,10 +158,18 @@ impl Store {
         }
         let _room = self.ballast.give_up_if_needed().attempted(writing)?;
         let mut any_freed = false;
+        let mut failed = None;
         for (blob_key, id) in doomed {
-            any_freed |= self.free_blob(&blob_key, id)? == Fate::Freed;
+            // One that can't be freed must not keep the others.
+            match self.free_blob(&blob_key, id) {
+                Ok(fate) => any_freed |= fate == Fate::Freed,
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
-        if any_freed { self.settle() } else { Ok(()) }
+        if any_freed {
+            self.settle()?;
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Frees what a new name took the place of. The name stands whatever comes of it: the next open tries again.
@@ -171,14 +179,19 @@ impl Store {
         }
     }
 
-    /// Frees the blob if no name leads to it: what a reader does when it lets go. Cost where there is nothing to free: one read.
-    pub(crate) fn free_if_doomed(&self, blob_key: &str, id: u64) -> Result<()> {
+    /// Frees the blob if no name leads to it: what a reader does when it lets go.
+    ///
+    /// Cost where there is nothing to free: one read. Else a few durable commits; no sync of the extents, which whoever frees or
+    /// seals next does. What fails is left to the next open.
+    pub(super) fn free_if_doomed(&self, blob_key: &str, id: u64) {
         let waits = |blob: &BlobRecord| blob.id == id && matches!(blob.state, BlobState::Doomed | BlobState::Freeing);
-        if self.blob(blob_key)?.as_ref().is_some_and(waits) {
-            self.free_blob(blob_key, id)?;
-            self.settle()?;
+        let freed = self.blob(blob_key).and_then(|blob| match blob.as_ref().is_some_and(waits) {
+            true => self.free_blob(blob_key, id).map(drop),
+            false => Ok(()),
+        });
+        if let Err(error) = freed {
+            tracing::debug!(%error, blob = %blob_key, "a blob nobody reads any more was not freed yet");
         }
-        Ok(())
     }
 
     /// Takes one name away from its content.
@@ -214,18 +227,17 @@ impl Store {
         if !self.blob(blob_key)?.as_ref().is_some_and(wait) {
             return Ok(Fate::Gone);
         }
-        self.free_leased(blob_key, id)?;
-        Ok(Fate::Freed)
+        Ok(if self.free_leased(blob_key, id)? { Fate::Freed } else { Fate::Gone })
     }
 
-    /// Frees a blob that is Filling, Doomed or Freeing. The caller holds its exclusive lease.
-    pub(super) fn free_leased(&self, blob_key: &str, id: u64) -> Result<()> {
+    /// Frees a blob that is Filling, Doomed or Freeing; false if it is gone, or wanted again. The caller holds its exclusive lease.
+    pub(super) fn free_leased(&self, blob_key: &str, id: u64) -> Result<bool> {
         let freeing = || format!("could not free {blob_key}");
         let txn = self.begin_write()?;
-        let Some(mut blob) = txn.get(&BLOBS, blob_key).attempted(writing)?.filter(|blob| blob.id == id) else { return Ok(()) };
+        let Some(mut blob) = txn.get(&BLOBS, blob_key).attempted(writing)?.filter(|blob| blob.id == id) else { return Ok(false) };
         match blob.state {
             // A pull wanted it again before the lease was ours.
-            BlobState::Sealed => return Ok(()),
+            BlobState::Sealed => return Ok(false),
             BlobState::Freeing => drop(txn),
             BlobState::Filling | BlobState::Doomed => {
                 blob.state = BlobState::Freeing;
@@ -235,13 +247,17 @@ impl Store {
             }
         }
         let writer = self.extents.open_writer().attempted(freeing)?;
-        let owned = |extent: &Extent| -> Result<bool> {
-            Ok(writer.read_header(extent).attempted(freeing)?.is_some_and(|header| header.owner == id))
+        // By its header; where that is damaged, by the page its row took down at the seal.
+        let owned = |index: u32, extent: &Extent| -> Result<bool> {
+            Ok(match writer.read_header(extent).attempted(freeing)? {
+                Some(header) => header.owner == id,
+                None => blob.pages.get(index as usize) == Some(&extent.page),
+            })
         };
         let mut found = false;
         for index in 0..chunks(blob.size_bytes) {
             if let Some(extent) = self.extents.locate(&key::chunk(&blob.home, index)).attempted(freeing)?
-                && owned(&extent)?
+                && owned(index, &extent)?
             {
                 writer.punch(&extent).attempted(freeing)?;
                 found = true;
@@ -257,7 +273,7 @@ impl Store {
         for index in 0..chunks(blob.size_bytes) {
             let chunk_key = key::chunk(&blob.home, index);
             if let Some(extent) = txn.locate(&chunk_key).attempted(freeing)?
-                && owned(&extent)?
+                && owned(index, &extent)?
             {
                 txn.delete(&chunk_key).attempted(freeing)?;
             }
@@ -267,14 +283,15 @@ impl Store {
         txn.delete(&BLOBS, blob_key).attempted(writing)?;
         txn.delete(&STORE, &key::doomed(id)).attempted(writing)?;
         txn.delete(&ACCESS, &key::access(id)).attempted(writing)?;
-        self.commit(txn)
+        self.commit(txn)?;
+        Ok(true)
     }
 
     /// Gives back the disk space of a reservation that was killed between taking it and its commit, if there was one.
     ///
     /// No key leads to those pages. But the same reservation made again is given the same ones: they are punched while they are
     /// its own, and it is not committed.
-    fn give_back_uncommitted(&self, blob: &BlobRecord, writer: &DataFile) -> storage::Result<()> {
+    pub(super) fn give_back_uncommitted(&self, blob: &BlobRecord, writer: &DataFile) -> storage::Result<()> {
         let specs = extent_specs(blob);
         let txn = self.extents.begin_reserve()?;
         for extent in txn.reserve(writer, blob.id, BLOCK_BYTES as u32, &specs)? {
@@ -296,23 +313,25 @@ impl Store {
         chosen: impl Fn(&BlobRecord) -> bool,
         removed: &mut Removed,
     ) -> Result<()> {
+        let mut failed = None;
         for (blob_key, blob) in blobs {
             if blob.state != BlobState::Filling || !chosen(&blob) {
                 continue;
             }
-            match self.leases.try_exclusive(blob.id).attempted(|| format!("could not free {blob_key}"))? {
-                // Under the lease it may turn out to be sealed, or gone: `free_leased` looks again.
-                Some(_lease) => {
-                    self.free_leased(&blob_key, blob.id)?;
-                    removed.freed_bytes += blob.size_bytes;
-                }
-                None => {
-                    removed.busy_bytes += blob.size_bytes;
-                    removed.busy_processes.extend(self.leases.holders(blob.id));
-                }
+            let lease = self.leases.try_exclusive(blob.id).attempted(|| format!("could not free {blob_key}"))?;
+            if lease.is_none() {
+                removed.busy_bytes += blob.size_bytes;
+                removed.busy_processes.extend(self.leases.holders(blob.id));
+                continue;
+            }
+            // Under the lease it may turn out to be sealed, or gone. One that can't be freed must not keep the others.
+            match self.free_leased(&blob_key, blob.id) {
+                Ok(true) => removed.freed_bytes += blob.size_bytes,
+                Ok(false) => {}
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Frees extents no blob's row knows: what a power loss or a restored backup can leave.
@@ -322,15 +341,27 @@ impl Store {
         let txn = self.extents.begin_free().attempted(freeing)?;
         // The snapshot of the rows begins after the writer's place was taken: rows come before their extents, so an extent
         // seen here whose row is not there has none.
-        let homes: HashSet<(String, u64)> = self.all_blobs()?.into_iter().map(|(_, blob)| (blob.home, blob.id)).collect();
+        let mut pages = HashSet::new();
+        let mut owners: HashMap<String, HashSet<u64>> = HashMap::new();
+        for (_, blob) in self.all_blobs()? {
+            pages.extend(blob.pages);
+            owners.entry(blob.home).or_default().insert(blob.id);
+        }
         let mut freed_bytes = 0;
         for chunk_key in txn.keys().attempted(freeing)? {
             let Some(extent) = txn.locate(&chunk_key).attempted(freeing)? else { continue };
-            let owner = writer.read_header(&extent).attempted(freeing)?.map_or(0, |header| header.owner);
-            let home = key::home_of_chunk(&chunk_key).unwrap_or_default();
-            if homes.contains(&(home.to_owned(), owner)) {
-                continue;
-            }
+            let header = writer.read_header(&extent).attempted(freeing)?;
+            let owners = key::home_of_chunk(&chunk_key).and_then(|home| owners.get(home));
+            // The records are the truth: an extent a row speaks of stays, also where its header is damaged.
+            let owner = match (header, owners) {
+                _ if pages.contains(&extent.page) => continue,
+                (None, Some(_)) => {
+                    tracing::warn!(chunk = %chunk_key, "a chunk's header is damaged; model-cache verify shows whose it is");
+                    continue;
+                }
+                (Some(header), Some(owners)) if owners.contains(&header.owner) => continue,
+                (header, _) => header.map_or(0, |header| header.owner),
+            };
             // Nobody new can come to lease an owner without a row, but somebody may still be reading.
             if self.leases.is_held(owner).attempted(freeing)? {
                 continue;

@@ -27,7 +27,7 @@ use crate::{
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use storage::{Ballast, Extents, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn};
 
@@ -51,7 +51,7 @@ pub(crate) struct Store {
     leases: LeaseFile,
     ballast: Ballast,
     /// Blobs opened since the last time this was written down. Reading must not cost a durable transaction.
-    touched: Mutex<HashMap<u64, i64>>,
+    touched: Mutex<HashMap<String, (u64, i64)>>,
 }
 
 /// A fill that was begun and is not sealed.
@@ -85,8 +85,10 @@ impl Store {
         ballast.take().attempted(opening)?;
         drop(room);
         let store = Arc::new(Self { folder, records, extents, leases, ballast, touched: Mutex::default() });
-        store.free_doomed()?;
-        store.free_abandoned_imports()?;
+        // What can't be freed now must not keep anybody from what is here.
+        if let Err(error) = store.free_doomed().and_then(|()| store.free_abandoned_imports()) {
+            tracing::warn!(%error, "what a crash left to be freed was not freed yet");
+        }
         Ok(store)
     }
 
@@ -102,19 +104,30 @@ impl Store {
         self.records.begin_read().attempted(|| "could not read the store's records".to_owned())
     }
 
-    /// Begins a write of the records; what was opened since the last one is written down with it.
     fn begin_write(&self) -> Result<WriteTxn<'_>> {
-        let txn = self.records.begin_write().attempted(writing)?;
-        let touched = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
-        for (id, last_used_unix_ms) in touched {
-            txn.put(&ACCESS, &key::access(id), &AccessRecord { last_used_unix_ms }).attempted(writing)?;
-        }
-        Ok(txn)
+        self.records.begin_write().attempted(writing)
     }
 
-    /// Commits a write of the records. On a full disk libmdbx says no more than that the write failed: why is found out here.
+    /// Commits a write of the records; what was opened since the last one is written down with it.
+    ///
+    /// On a full disk libmdbx says no more than that the write failed: why is found out here.
     fn commit(&self, txn: WriteTxn<'_>) -> Result<()> {
-        txn.commit().attempted(writing).map_err(|error| match storage::free_bytes(&self.folder) {
+        let touched = std::mem::take(&mut *self.lock_touched());
+        let written = touched.iter().try_for_each(|(blob_key, &(id, last_used_unix_ms))| {
+            // Freed since by another process, it must not leave a record behind.
+            match txn.get(&BLOBS, blob_key)? {
+                Some(blob) if blob.id == id => txn.put(&ACCESS, &key::access(id), &AccessRecord { last_used_unix_ms }),
+                _ => Ok(()),
+            }
+        });
+        let committed = written.and_then(|()| txn.commit()).attempted(writing);
+        if committed.is_err() {
+            let mut now = self.lock_touched();
+            for (blob_key, used) in touched {
+                now.entry(blob_key).or_insert(used);
+            }
+        }
+        committed.map_err(|error| match storage::free_bytes(&self.folder) {
             Ok(free_bytes) if free_bytes < RECORDS_ROOM_BYTES => {
                 Error::NoSpace { what: "the store's records".to_owned(), needed_bytes: RECORDS_ROOM_BYTES, free_bytes }
             }
@@ -122,8 +135,13 @@ impl Store {
         })
     }
 
-    fn touch(&self, id: u64) {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now_unix_ms());
+    fn touch(&self, blob_key: &str, id: u64) {
+        self.lock_touched().insert(blob_key.to_owned(), (id, now_unix_ms()));
+    }
+
+    fn lock_touched(&self) -> MutexGuard<'_, HashMap<String, (u64, i64)>> {
+        // Single inserts and a take leave it whole even if a holder panicked.
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes the disk has for new content: what is free, less the room libmdbx needs.
@@ -175,19 +193,21 @@ impl Store {
 
     /// Writes down, or clears, why the last pull of `quants` failed.
     pub(crate) fn set_last_error(&self, repo: &PinnedRepo, quants: &[String], error: Option<&str>) -> Result<()> {
+        let differs = |manifest: &ManifestEntry| {
+            let mut chosen = manifest.quants.iter().filter(|quant| quants.contains(&quant.key));
+            chosen.any(|quant| quant.last_error.as_deref() != error)
+        };
+        if !self.get_manifest(repo)?.as_ref().is_some_and(differs) {
+            return Ok(());
+        }
         let txn = self.begin_write()?;
         let key = key::manifest(repo);
         let Some(mut manifest) = txn.get(&MANIFESTS, &key).attempted(writing)? else { return Ok(()) };
-        let mut changed = false;
         for quant in manifest.quants.iter_mut().filter(|quant| quants.contains(&quant.key)) {
-            changed |= quant.last_error.as_deref() != error;
             quant.last_error = error.map(str::to_owned);
         }
-        if changed {
-            txn.put(&MANIFESTS, &key, &manifest).attempted(writing)?;
-            self.commit(txn)?;
-        }
-        Ok(())
+        txn.put(&MANIFESTS, &key, &manifest).attempted(writing)?;
+        self.commit(txn)
     }
 
     /// Ends a pull of `files`: makes `repo`'s commit the one local reads of `revision` go to, and takes along the files whose content
@@ -357,7 +377,7 @@ impl Store {
 
     /// When blob `id` was last opened, if that was written down.
     pub(crate) fn last_used_unix_ms(&self, id: u64) -> Result<Option<i64>> {
-        if let Some(time) = self.touched.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+        if let Some((_, time)) = self.lock_touched().values().find(|(touched, _)| *touched == id) {
             return Ok(Some(*time));
         }
         let record = self

@@ -68,41 +68,16 @@ impl Store {
         let reading = || format!("could not open {} {path}", repo.repo);
         let mut waited = Duration::ZERO;
         loop {
-            let Some((metadata, blob_key, blob)) = self.look_up(&meta_key, &name)? else { return Ok(None) };
-            if blob.is_inline() {
-                let bytes = self.begin_read()?.get_bytes(&INLINE, &key::chunk(&blob.home, 0)).attempted(reading)?;
-                let Some(bytes) = bytes else {
-                    // Removed between the two looks, or damaged: looking again tells.
-                    if self.look_up(&meta_key, &name)?.is_some_and(|(_, _, again)| again == blob) {
-                        return Err(Error::Damaged { what: name(), reason: "its bytes are gone, its name is not".to_owned() });
-                    }
-                    continue;
-                };
-                let crcs: Vec<u32> = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
-                if bytes.len() as u64 != blob.size_bytes || crcs != blob.block_crcs {
-                    return Err(Error::Damaged {
-                        what: name(),
-                        reason: format!(
-                            "{} bytes with CRC32C {crcs:08x?}, expected {} with {:08x?}",
-                            bytes.len(),
-                            blob.size_bytes,
-                            blob.block_crcs
-                        ),
-                    });
-                }
-                self.touch(blob.id);
-                let mut aligned = rkyv::util::AlignedVec::with_capacity(bytes.len());
-                aligned.extend_from_slice(&bytes);
-                return Ok(Some(StoredFile {
-                    size_bytes: blob.size_bytes,
-                    digest: metadata.digest,
-                    content: Content::Inline(aligned),
-                }));
+            let Some(Found { metadata, blob_key, blob, inline }) = self.look_up(&meta_key, &name)? else { return Ok(None) };
+            if let Some(bytes) = inline {
+                self.touch(&blob_key, blob.id);
+                let content = Content::Inline(bytes);
+                return Ok(Some(StoredFile { size_bytes: blob.size_bytes, digest: metadata.digest, content }));
             }
             let Some(lease) = self.leases.try_shared(blob.id).attempted(reading)? else {
                 // A sealer about to let go, or a freer: then the name is gone already.
                 if waited >= LEASE_PATIENCE {
-                    return Err(Error::Damaged { what: name(), reason: "it is sealed, and held exclusively".to_owned() });
+                    return Err(Error::Busy { what: name(), reason: "somebody holds it exclusively" });
                 }
                 std::thread::sleep(LEASE_PAUSE);
                 waited += LEASE_PAUSE;
@@ -110,15 +85,15 @@ impl Store {
             };
             // Before the lease was ours it may have been freed, and its pages given to another.
             match self.look_up(&meta_key, &name)? {
-                Some((_, _, again)) if again.id == blob.id && again.state == BlobState::Sealed => {}
+                Some(again) if again.blob.id == blob.id => {}
                 _ => {
                     // Whoever removed it may have found our lease in the way.
                     drop(lease);
-                    self.free_if_doomed(&blob_key, blob.id)?;
+                    self.free_if_doomed(&blob_key, blob.id);
                     continue;
                 }
             }
-            self.touch(blob.id);
+            self.touch(&blob_key, blob.id);
             let view = View::new(Arc::clone(self), blob_key, blob, lease, &name(), side_by_side)?;
             return Ok(Some(StoredFile {
                 size_bytes: metadata.size_bytes,
@@ -128,31 +103,48 @@ impl Store {
         }
     }
 
-    /// A name's metadata and its blob's key and row, in one snapshot.
-    fn look_up(&self, meta_key: &str, name: &dyn Fn() -> String) -> Result<Option<(FileMetadata, String, BlobRecord)>> {
+    /// What a name leads to, in one snapshot; `None` if there is no such name.
+    fn look_up(&self, meta_key: &str, name: &dyn Fn() -> String) -> Result<Option<Found>> {
         let reading = || format!("could not open {}", name());
+        let damaged = |reason: String| Error::Damaged { what: name(), reason };
         let txn = self.begin_read()?;
         let Some(metadata) = txn.get(&METADATA, meta_key).attempted(reading)? else { return Ok(None) };
         let blob_key = format!("blob:{}", metadata.digest);
         let blob = txn.get(&BLOBS, &blob_key).attempted(reading)?;
-        match blob {
-            Some(blob)
-                if blob.id == metadata.blob_id && blob.size_bytes == metadata.size_bytes && blob.state == BlobState::Sealed =>
-            {
-                Ok(Some((metadata, blob_key, blob)))
-            }
-            other => Err(Error::Damaged {
-                what: name(),
-                reason: match other {
-                    None => "its name leads to no blob".to_owned(),
-                    Some(blob) => format!(
-                        "its name says blob {} of {} bytes, its row blob {} of {} bytes, {:?}",
-                        metadata.blob_id, metadata.size_bytes, blob.id, blob.size_bytes, blob.state
-                    ),
-                },
-            }),
+        let blob = blob.ok_or_else(|| damaged("its name leads to no blob".to_owned()))?;
+        if blob.id != metadata.blob_id || blob.size_bytes != metadata.size_bytes || blob.state != BlobState::Sealed {
+            return Err(damaged(format!(
+                "its name says blob {} of {} bytes, its row blob {} of {} bytes, {:?}",
+                metadata.blob_id, metadata.size_bytes, blob.id, blob.size_bytes, blob.state
+            )));
         }
+        if !blob.is_inline() {
+            return Ok(Some(Found { metadata, blob_key, blob, inline: None }));
+        }
+        let bytes = txn.get_bytes(&INLINE, &key::chunk(&blob.home, 0)).attempted(reading)?;
+        let bytes = bytes.ok_or_else(|| damaged("its bytes are gone, its name is not".to_owned()))?;
+        let crcs: Vec<u32> = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
+        if bytes.len() as u64 != blob.size_bytes || crcs != blob.block_crcs {
+            return Err(damaged(format!(
+                "{} bytes with CRC32C {crcs:08x?}, expected {} with {:08x?}",
+                bytes.len(),
+                blob.size_bytes,
+                blob.block_crcs
+            )));
+        }
+        let mut aligned = rkyv::util::AlignedVec::with_capacity(bytes.len());
+        aligned.extend_from_slice(&bytes);
+        Ok(Some(Found { metadata, blob_key, blob, inline: Some(aligned) }))
     }
+}
+
+/// What a name leads to.
+struct Found {
+    metadata: FileMetadata,
+    blob_key: String,
+    blob: BlobRecord,
+    /// The bytes of a small file, checked.
+    inline: Option<rkyv::util::AlignedVec<64>>,
 }
 
 impl StoredFile {
@@ -257,10 +249,7 @@ impl Drop for View {
     fn drop(&mut self) {
         drop(self.maps.take());
         drop(self.lease.take());
-        if let Err(error) = self.store.free_if_doomed(&self.blob_key, self.blob.id) {
-            // The next open finishes it.
-            tracing::debug!(%error, blob = %self.blob_key, "a blob nobody reads any more was not freed yet");
-        }
+        self.store.free_if_doomed(&self.blob_key, self.blob.id);
     }
 }
 
