@@ -5,7 +5,7 @@ use crate::{
     output, render, talk,
 };
 use clap::{
-    Args, Parser, Subcommand, ValueEnum,
+    Args, CommandFactory, Parser, Subcommand, ValueEnum,
     builder::styling::{AnsiColor, Styles},
     error::ErrorKind,
 };
@@ -23,7 +23,6 @@ const STYLES: Styles = Styles::styled()
     name = "model-cache",
     version,
     styles = STYLES,
-    disable_help_subcommand = true,
     after_help = "\
 Examples:
   model-cache scan bartowski/Llama-3.2-3B-Instruct-GGUF
@@ -164,7 +163,7 @@ Examples:
         /// The file's path in the repo
         path: String,
         /// Bytes A up to, not including, B; A.. and ..B leave an end open
-        #[arg(long, value_name = "A..B")]
+        #[arg(long, value_name = "A..B", allow_hyphen_values = true)]
         range: Option<ByteRange>,
     },
     /// Write files of the store to a folder
@@ -293,17 +292,21 @@ pub(crate) fn parse(raw: &[OsString]) -> Result<Cli, Refused> {
             let shown = bad.map(|arg| render::clean(&arg.to_string_lossy())).unwrap_or_default();
             Refused::Error(Failure::new(Code::Usage, format!("the argument \"{shown}\" is not valid UTF-8")), json)
         }
-        _ => Refused::Error(failure(&error), json),
+        _ => Refused::Error(failure(&error, raw), json),
     })
 }
 
 /// What clap says, in our layout: its tip or the usage becomes the hint.
-fn failure(error: &clap::Error) -> Failure {
+fn failure(error: &clap::Error, raw: &[OsString]) -> Failure {
     let text = error.render().to_string();
     let parts: Vec<_> = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     let after = |head: &str| parts.iter().find_map(|part| part.strip_prefix(head));
     let message = after("error: ").unwrap_or("a command is needed");
-    let hint = after("tip: ").or(after("Usage: ")).unwrap_or("model-cache --help shows what may be typed");
+    let cli = Cli::command();
+    let commands: Vec<_> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    let command = raw.iter().skip(1).find_map(|arg| commands.iter().find(|name| arg == **name)).map(|name| format!("{name} "));
+    let help = format!("model-cache {}--help shows what may be typed", command.unwrap_or_default());
+    let hint = after("tip: ").or(after("Usage: ")).map_or(help, str::to_owned);
     Failure::new(Code::Usage, message).hint(hint)
 }
 
@@ -322,7 +325,7 @@ impl Refused {
                 talk::raw(text.as_bytes());
                 Code::Usage.into()
             }
-            Self::Error(failure, json) => failure.tell(json, false),
+            Self::Error(failure, json) => failure.tell(json, false).into(),
         }
     }
 }
@@ -330,7 +333,6 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_one_clap_accepts() {

@@ -4,12 +4,12 @@ use crate::{
     args::{Global, ProgressMode},
     exit::{Code, Failure},
     interrupt::Interrupt,
-    output,
-    render::Paint,
+    options, output,
+    render::{self, Paint},
     talk,
 };
 use std::{future::Future, path::PathBuf};
-use tabagent_model_cache::{Error, ModelCache, default_store};
+use tabagent_model_cache::{Error, ModelCache, ModelCacheBuilder, default_store};
 use tokio::task::JoinError;
 
 pub(crate) struct Context {
@@ -18,10 +18,9 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(global: Global) -> Result<Self, Failure> {
-        let interrupt =
-            Interrupt::listen().map_err(|error| Failure::new(Code::Other, format!("can't listen for signals: {error}")))?;
-        Ok(Self { global, interrupt })
+    /// Fails if an interrupt came already.
+    pub(crate) fn new(global: Global, interrupt: Interrupt) -> Result<Self, Failure> {
+        if interrupt.is_heard() { Err(interrupt.failure()) } else { Ok(Self { global, interrupt }) }
     }
 
     /// The store's folder.
@@ -32,12 +31,41 @@ impl Context {
         }
     }
 
-    /// Opens the store the options name.
+    /// Opens the store the options name, to add to it: made where missing.
     pub(crate) async fn open(&self) -> Result<ModelCache, Failure> {
         self.open_with(None).await
     }
 
     pub(crate) async fn open_with(&self, connections: Option<usize>) -> Result<ModelCache, Failure> {
+        let mut builder = self.builder()?;
+        if let Some(connections) = connections {
+            builder = builder.connections(connections);
+        }
+        self.blocking(move || builder.open()).await
+    }
+
+    /// Opens the store the options name, which must be there.
+    pub(crate) async fn open_there(&self) -> Result<ModelCache, Failure> {
+        let builder = self.builder()?.create(false);
+        self.blocking(move || builder.open()).await
+    }
+
+    /// Opens the store the options name if it is there; else says so.
+    pub(crate) async fn open_if_there(&self) -> Result<Option<ModelCache>, Failure> {
+        let builder = self.builder()?.create(false);
+        let opened = self.blocking(move || match builder.open() {
+            Err(Error::NoStore { .. }) => Ok(None),
+            opened => opened.map(Some),
+        });
+        let opened = opened.await?;
+        if opened.is_none() {
+            let store = render::clean(&self.store()?.to_string_lossy());
+            self.say(&format!("There is no store at {store} yet."));
+        }
+        Ok(opened)
+    }
+
+    fn builder(&self) -> Result<ModelCacheBuilder, Failure> {
         let mut builder = ModelCache::builder(self.store()?);
         if let Some(endpoint) = &self.global.endpoint {
             builder = builder.endpoint(endpoint);
@@ -45,10 +73,7 @@ impl Context {
         if self.global.offline {
             builder = builder.offline(true);
         }
-        if let Some(connections) = connections {
-            builder = builder.connections(connections);
-        }
-        self.blocking(move || builder.open()).await
+        Ok(builder)
     }
 
     /// Runs what may wait for the disk, so that an interrupt is heard meanwhile.
@@ -96,6 +121,7 @@ impl Context {
     /// Suggests what to do next.
     pub(crate) fn suggest(&self, command: &str) {
         if !self.global.json {
+            let command = options::into_hint(command);
             self.say(&format!("{} {command}", Paint(output::stderr_colour()).cyan("hint:")));
         }
     }

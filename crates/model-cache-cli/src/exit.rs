@@ -1,12 +1,15 @@
 //! How the program ends: [`Code`], the exit codes and their names; [`Failure`], an error as it is shown.
 
 use crate::{
-    output,
+    options, output,
     render::{self, Paint},
     talk,
 };
 use serde_json::{Map, Value, json};
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 use tabagent_model_cache::{Error, ErrorKind};
 
 /// An exit code. Scripts branch on them; they never change meaning.
@@ -40,6 +43,16 @@ impl Code {
             Self::Interrupted => 130,
             Self::Terminated => 143,
         }
+    }
+
+    /// Ends the program here and now, without destructors: other threads may still work on the store, which stands a kill at any
+    /// point but not the end of its engine under their feet.
+    pub(crate) fn leave(self) -> ! {
+        // An interrupted writer may hold stdout for good; all others have flushed what they wrote.
+        if !matches!(self, Self::Interrupted | Self::Terminated) {
+            let _ = io::stdout().flush();
+        }
+        signal_hook::low_level::exit(i32::from(self.number()))
     }
 
     /// The name in JSON errors.
@@ -108,6 +121,23 @@ impl Failure {
         self
     }
 
+    /// `hint`, where the error has none of its own.
+    pub(crate) fn or_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert(hint.into());
+        self
+    }
+
+    /// A line under the message.
+    pub(crate) fn detail(mut self, line: impl Into<String>) -> Self {
+        self.more.details.push(line.into());
+        self
+    }
+
+    /// The hint, its commands with the options this one was given.
+    fn full_hint(&self) -> Option<String> {
+        self.hint.as_deref().map(options::into_hint)
+    }
+
     pub(crate) fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.fields.insert(name.to_owned(), value.into());
         self
@@ -117,17 +147,17 @@ impl Failure {
     pub(crate) fn for_event(&self) -> Map<String, Value> {
         let mut fields = self.more.fields.clone();
         fields.insert("code".to_owned(), self.code.name().into());
-        fields.insert("hint".to_owned(), self.hint.clone().into());
+        fields.insert("hint".to_owned(), self.full_hint().into());
         fields
     }
 
-    /// Shows it as the last event of `--progress json`. Gives the exit code.
-    pub(crate) fn tell_event(&self) -> ExitCode {
+    /// Shows it as the last event of `--progress json`.
+    pub(crate) fn tell_event(&self) -> Code {
         let mut event = self.for_event();
         event.insert("event".to_owned(), "failed".into());
         event.insert("message".to_owned(), self.message().into());
         talk::line(&output::to_json(&event));
-        self.code.into()
+        self.code
     }
 
     /// What went wrong, on one line.
@@ -136,22 +166,22 @@ impl Failure {
     }
 
     /// Shows it: on stdout as JSON, else on stderr for people, with its causes if `verbose`. Gives the exit code.
-    pub(crate) fn tell(&self, json: bool, verbose: bool) -> ExitCode {
+    pub(crate) fn tell(&self, json: bool, verbose: bool) -> Code {
         if json {
             let mut error = Map::new();
             error.insert("code".to_owned(), self.code.name().into());
             error.insert("message".to_owned(), self.message.clone().into());
-            error.insert("hint".to_owned(), self.hint.clone().into());
+            error.insert("hint".to_owned(), self.full_hint().into());
             if !self.more.causes.is_empty() {
                 error.insert("causes".to_owned(), self.more.causes.clone().into());
             }
             error.extend(self.more.fields.clone());
             if output::json(&json!({ "error": error })).is_ok() {
-                return self.code.into();
+                return self.code;
             }
         }
         talk::raw(self.text(verbose, Paint(output::stderr_colour())).as_bytes());
-        self.code.into()
+        self.code
     }
 
     fn text(&self, verbose: bool, paint: Paint) -> String {
@@ -169,8 +199,8 @@ impl Failure {
                 text += &format!("  {} {}\n", paint.dim("because:"), clean(cause));
             }
         }
-        if let Some(hint) = &self.hint {
-            text += &format!("{} {}\n", paint.cyan("hint:"), clean(hint));
+        if let Some(hint) = self.full_hint() {
+            text += &format!("{} {}\n", paint.cyan("hint:"), clean(&hint));
         }
         text
     }
@@ -234,7 +264,7 @@ mod tests {
         let broke = Broke(std::io::Error::other("the cable is cut"));
         let failure = Failure::from(Error::Network { action: "reach", url: "http://h/".to_owned(), source: broke.into() });
         let first = "error: could not reach http://h/: the cable is cut\n";
-        let hint = "hint: try again; a pull goes on from what has landed\n";
+        let hint = format!("hint: {}\n", failure.hint.as_deref().unwrap());
         assert_eq!(failure.text(false, Paint(false)), format!("{first}{hint}"));
         let causes = "  because: it broke\n  because: the cable is cut\n";
         assert_eq!(failure.text(true, Paint(false)), format!("{first}{causes}{hint}"));

@@ -4,12 +4,17 @@ use crate::{
     exit::{Code, Failure},
     talk,
 };
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
 use std::{
     future::Future,
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -26,20 +31,31 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Begins to listen. Needs a runtime.
+    /// Begins to listen, on a thread of its own: a signal is heard before there is a runtime, and however busy it is.
     pub(crate) fn listen() -> io::Result<Self> {
         let this = Self { token: CancellationToken::new(), terminated: Arc::default() };
         let mut signals = Signals::new()?;
         let heard = this.clone();
-        tokio::spawn(async move {
-            let code = signals.next().await;
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let code = signals.next();
             heard.terminated.store(code == Code::Terminated, Ordering::Release);
             heard.token.cancel();
-            signals.next().await;
-            talk::end_progress();
-            std::process::exit(if heard.code() == Code::Terminated { 143 } else { 130 });
-        });
+            signals.next();
+            // Who does not read stderr must not keep the program alive.
+            let (cleared, clearing) = mpsc::channel();
+            std::thread::spawn(move || {
+                talk::end_progress();
+                let _ = cleared.send(());
+            });
+            let _ = clearing.recv_timeout(Duration::from_millis(100));
+            heard.code().leave()
+        })?;
         Ok(this)
+    }
+
+    /// Whether a signal came.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.token.is_cancelled()
     }
 
     /// The token that is cancelled by the first signal.
@@ -69,40 +85,51 @@ impl Interrupt {
     }
 }
 
-#[cfg(unix)]
+/// The last signal that came: set before the listener is woken.
 struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    last: Arc<AtomicUsize>,
+    #[cfg(unix)]
+    woken: std::os::unix::net::UnixStream,
 }
 
-#[cfg(unix)]
 impl Signals {
     fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let last = Arc::new(AtomicUsize::new(0));
+        #[cfg(unix)]
+        let (woken, wake) = std::os::unix::net::UnixStream::pair()?;
+        for signal in [SIGINT, SIGTERM] {
+            flag::register_usize(signal, Arc::clone(&last), signal as usize)?;
+            #[cfg(unix)]
+            signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
+        }
+        Ok(Self {
+            last,
+            #[cfg(unix)]
+            woken,
+        })
     }
 
-    async fn next(&mut self) -> Code {
-        tokio::select! {
-            _ = self.interrupt.recv() => Code::Interrupted,
-            _ = self.terminate.recv() => Code::Terminated,
+    /// Waits for a signal.
+    fn next(&mut self) -> Code {
+        self.wait();
+        if self.last.load(Ordering::Acquire) == SIGTERM as usize { Code::Terminated } else { Code::Interrupted }
+    }
+
+    #[cfg(unix)]
+    fn wait(&mut self) {
+        // One byte a signal.
+        while let Err(error) = io::Read::read_exact(&mut self.woken, &mut [0]) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                std::thread::park();
+            }
         }
     }
-}
 
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) -> Code {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+    #[cfg(not(unix))]
+    fn wait(&mut self) {
+        self.last.store(0, Ordering::Release);
+        while self.last.load(Ordering::Acquire) == 0 {
+            std::thread::sleep(Duration::from_millis(50));
         }
-        Code::Interrupted
     }
 }

@@ -216,53 +216,87 @@ impl Reading {
     }
 }
 
-/// How lines are divided: `  name  bar  61 %  1.95/3.19 GiB  212 MiB/s  0:06 left`.
+/// How lines are divided: `  name  bar  61 %  1.95/3.19 GiB  212 MiB/s  0:06 left`. What tells least goes first where the terminal
+/// is narrow: the bar, the speed, the time, the sizes.
 struct Layout {
+    /// Columns that may be filled.
+    room: usize,
+    /// Nothing but the percent.
+    tiny: bool,
     name: usize,
     bar: usize,
     sizes: usize,
 }
 
-/// What stands right of the sizes, gaps included: speed, time.
-const SPEED_AND_TIME: usize = 2 + SPEED + 2 + 10;
+const GAP: usize = 2;
 const SPEED: usize = 10;
+const TIME: usize = 10;
 const PERCENT: usize = 5;
 const BAR: usize = 20;
 const LEAST_BAR: usize = 8;
+/// A name is cut to no less as long as something else can give way.
+const LEAST_NAME: usize = 16;
+/// A terminal narrower than this shows the percent alone.
+const LEAST_COLUMNS: usize = 30;
 
 impl Layout {
     fn new(columns: usize, readings: &[Reading]) -> Self {
         let longest = |of: &dyn Fn(&Reading) -> usize| readings.iter().map(of).max().unwrap_or(0);
         let longest_name = longest(&|reading| render::width(&reading.name));
-        let sizes = longest(&|reading| reading.sizes().len());
+        let sizes = longest(&|reading| render::width(&reading.sizes()));
         // One column stays free: a terminal wraps a full line.
-        let room = columns.saturating_sub(1 + 2 + 2 + PERCENT + 2 + sizes + SPEED_AND_TIME);
-        // The bar gives way first, then the name; where there is room for hardly any name, there is no bar.
-        let bar = room.saturating_sub(longest_name + 2).clamp(LEAST_BAR, BAR);
-        let bar = if room < bar + 10 { 0 } else { bar };
-        let name = longest_name.min(room.saturating_sub(if bar > 0 { bar + 2 } else { 0 }));
-        Self { name, bar, sizes }
+        let room = columns.saturating_sub(1);
+        if columns < LEAST_COLUMNS {
+            return Self { room, tiny: true, name: 0, bar: 0, sizes: 0 };
+        }
+        let left = room.saturating_sub(2 + GAP + PERCENT);
+        let (with_sizes, time) = (GAP + sizes, GAP + TIME);
+        let besides = [with_sizes + GAP + SPEED + time, with_sizes + time, with_sizes, 0];
+        let least_name = longest_name.min(LEAST_NAME);
+        let beside = besides.into_iter().find(|beside| left.saturating_sub(*beside) >= least_name).unwrap_or(0);
+        let left = left.saturating_sub(beside);
+        let bar = left.saturating_sub(longest_name + GAP).clamp(LEAST_BAR, BAR);
+        let bar = if left < bar + GAP + least_name { 0 } else { bar };
+        let name = longest_name.min(left.saturating_sub(if bar > 0 { bar + GAP } else { 0 }));
+        Self { room, tiny: false, name, bar, sizes: if beside > 0 { sizes } else { 0 } }
     }
 
     fn line(&self, reading: &Reading, paint: Paint) -> String {
+        let percent = format!("{:>3} %", render::percent(reading.loaded_bytes, reading.total_bytes.max(1)));
+        if self.tiny {
+            return render::shorten_end(&percent, self.room);
+        }
         let name = render::shorten_middle(&reading.name, self.name);
-        let mut line = format!("  {name}{}  ", " ".repeat(self.name - render::width(&name)));
+        let mut line = format!("  {name}{}  ", render::pad(self.name, &name));
+        let mut used = 2 + self.name + GAP + PERCENT;
         if self.bar > 0 {
             line += &render::bar(reading.loaded_bytes, reading.total_bytes.max(1), self.bar, paint);
             line += "  ";
+            used += self.bar + GAP;
         }
-        line += &format!("{:>3} %", render::percent(reading.loaded_bytes, reading.total_bytes.max(1)));
-        line += &format!("  {:>1$}", reading.sizes(), self.sizes);
+        line += &percent;
+        if self.sizes > 0 {
+            line += &format!("  {:>1$}", reading.sizes(), self.sizes);
+            used += GAP + self.sizes;
+        }
+        let room = self.room.saturating_sub(used + GAP);
         match reading.state {
-            Some(state) => line += &format!("  {}", paint.dim(state.words())),
-            None if reading.bytes_per_second > 0 => {
-                line += &format!("  {:>SPEED$}", render::speed(reading.bytes_per_second));
-                if let Some(left) = left(reading.loaded_bytes, reading.total_bytes, reading.bytes_per_second) {
-                    line += &format!("  {left}");
+            Some(state) => {
+                let words = render::shorten_end(state.words(), room);
+                if !words.is_empty() {
+                    line += &format!("  {}", paint.dim(&words));
                 }
+            }
+            None if reading.bytes_per_second > 0 => {
+                let speed = format!("{:>SPEED$}", render::speed(reading.bytes_per_second));
+                let time = left(reading.loaded_bytes, reading.total_bytes, reading.bytes_per_second).unwrap_or_default();
+                // The fullest that fits.
+                let fits = [format!("{speed}  {time}"), time].into_iter().find(|text| render::width(text) <= room);
+                line += &format!("  {}", fits.unwrap_or_default());
             }
             None => {}
         }
+        line.truncate(line.trim_end().len());
         line
     }
 }
@@ -382,6 +416,9 @@ impl Progress {
         };
         if let (Value::Object(event), Some(failure)) = (&mut event, failure) {
             event.extend(failure.for_event());
+            if event.contains_key("message") {
+                event.insert("message".to_owned(), failure.message().into());
+            }
         }
         talk::line(&output::to_json(&event));
         true
@@ -454,7 +491,7 @@ fn notice(event: &EventKind) -> Option<(String, String)> {
         }
         EventKind::Retry { path, reason, wait_seconds, .. } => {
             let what = render::clean(path.as_deref().unwrap_or("the listing"));
-            let reason = render::clean(reason);
+            let reason = render::clean(render::root_cause(reason));
             let text = format!("retrying: {what} in {}: {reason}", render::took(Duration::from_secs_f64(*wait_seconds)));
             Some((format!("retry {what} {reason}"), text))
         }
@@ -526,11 +563,25 @@ mod tests {
     fn no_line_is_wider_than_the_terminal() {
         let (mut board, now) = two_files();
         board.hear(&progress(&"長い名前".repeat(20), 1023 << 20, 1023 << 20, 1_023 << 20), now - SHOWN_AFTER);
-        for columns in 50..200 {
+        board.hear(&EventKind::Waiting { path: "b.gguf".to_owned() }, now);
+        board.hear(&progress("slow.gguf", 1, u64::MAX, 1), now - SHOWN_AFTER);
+        for columns in 0..=200 {
             for line in board.screen(now, columns, Paint(false)) {
-                assert!(render::width(&line) < columns, "{columns}: {line:?}");
+                assert!(render::width(&line) < columns.max(1), "{columns}: {line:?}");
+                assert!(columns < 6 || line.contains('%'), "{columns}: {line:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_narrow_terminal_drops_the_speed_before_the_name() {
+        let (board, now) = two_files();
+        let first = |columns| board.screen(now, columns, Paint(false)).remove(0);
+        assert_eq!(first(56), "  Llama-3.2…Q8_0.gguf   33 %  1.00/3.00 GiB  0:11 left");
+        assert_eq!(first(45), "  Llama-3.2-…Q8_0.gguf   33 %  1.00/3.00 GiB");
+        assert_eq!(first(30), "  Llama-3.2-…Q8_0.gguf   33 %");
+        assert_eq!(first(29), " 33 %");
+        assert_eq!(first(0), "");
     }
 
     #[test]

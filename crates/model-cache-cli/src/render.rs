@@ -100,7 +100,10 @@ pub(crate) fn shorten_middle(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
     }
-    let room = columns.saturating_sub(1);
+    if columns == 0 {
+        return String::new();
+    }
+    let room = columns - 1;
     let tail_room = room / 2;
     let head = take_columns(text.chars(), room - tail_room);
     let tail: String = take_columns(text.chars().rev(), tail_room).chars().rev().collect();
@@ -112,7 +115,29 @@ pub(crate) fn shorten_end(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
     }
-    format!("{}…", take_columns(text.chars(), columns.saturating_sub(1)).trim_end())
+    if columns == 0 {
+        return String::new();
+    }
+    format!("{}…", take_columns(text.chars(), columns - 1).trim_end())
+}
+
+/// The spaces `text` lacks to be so many columns wide.
+pub(crate) fn pad(columns: usize, text: &str) -> String {
+    " ".repeat(columns.saturating_sub(width(text)))
+}
+
+/// What a chain of causes, joined by colons, says at its root; what lies between is for the log. Only the way to a server has such
+/// chains; other messages are short.
+pub(crate) fn root_cause(chain: &str) -> &str {
+    if !chain.starts_with("could not ") {
+        return chain;
+    }
+    let Some((before, root)) = chain.rsplit_once(": ") else { return chain };
+    // Half a sentence tells nothing.
+    match before.rfind("invalid peer certificate") {
+        Some(at) => &chain[at..],
+        None => root,
+    }
 }
 
 fn take_columns(chars: impl Iterator<Item = char>, columns: usize) -> String {
@@ -236,7 +261,7 @@ pub(crate) fn bar(part: u64, whole: u64, columns: usize, paint: Paint) -> String
     if halves % 2 == 1 {
         full.push('╸');
     }
-    let rest = "─".repeat(columns - halves.div_ceil(2));
+    let rest = "─".repeat(columns.saturating_sub(halves.div_ceil(2)));
     format!("{}{}", paint.with("36", &full), paint.dim(&rest))
 }
 
@@ -346,7 +371,7 @@ impl Table {
                     Fit::CutMiddle(_) => shorten_middle(&cell.text, widths[*at]),
                     _ => shorten_end(&cell.text, widths[*at]),
                 };
-                let pad = " ".repeat(widths[*at] - width(&text));
+                let pad = pad(widths[*at], &text);
                 let text = paint.style(cell.style, &text);
                 match self.columns[*at].side {
                     Side::Right => line += &format!("{pad}{text}"),
@@ -458,6 +483,8 @@ mod tests {
         assert_eq!(shorten_middle("模型模型模型", 5), "模…型");
         assert_eq!(shorten_end("模型模型", 5), "模型…");
         assert_eq!(shorten_middle("short", 5), "short");
+        assert_eq!((shorten_middle("short", 0).as_str(), shorten_end("short", 0).as_str()), ("", ""));
+        assert_eq!((shorten_middle("模型", 1).as_str(), shorten_end("模型", 1).as_str()), ("…", "…"));
     }
 
     #[test]
@@ -530,6 +557,15 @@ mod tests {
         }
         assert_eq!(bar(5, 20, 10, Paint(false)), "━━╸───────");
         assert_eq!(bar(0, 0, 4, Paint(false)), "━━━━");
+    }
+
+    #[test]
+    fn a_chain_of_causes_is_told_by_its_root() {
+        let chain = "could not reach http://h/x: error sending request: tcp connect error: Connection refused (os error 111)";
+        assert_eq!(root_cause(chain), "Connection refused (os error 111)");
+        assert_eq!(root_cause("http://h/x answered 503: busy"), "http://h/x answered 503: busy");
+        let chain = "could not reach https://h/x: client error (Connect): invalid peer certificate: UnknownIssuer";
+        assert_eq!(root_cause(chain), "invalid peer certificate: UnknownIssuer");
     }
 
     #[test]

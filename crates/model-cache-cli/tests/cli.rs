@@ -247,6 +247,9 @@ fn cat_gives_the_bytes_that_were_served_and_nothing_else() {
 fn cat_of_a_file_that_is_not_here_says_where_it_is() {
     let machine = Machine::with_model(2 * MIB);
     let cat = |path: &str| machine.run(["cat", REPO, path]);
+    assert!(cat("config.json").err.contains("no store at "));
+    std::fs::write(machine.path("mine.bin"), "mine").unwrap();
+    machine.json(&["import", "me/model", machine.path("mine.bin").to_str().unwrap()]);
     assert!(cat("config.json").err.contains("nothing of org/model is in the store"));
     machine.run(["scan", REPO]);
     let ran = cat("config.json");
@@ -667,6 +670,137 @@ fn a_damaged_block_is_shown_and_is_an_integrity_error() {
         ran.text().starts_with("REPO") && ran.err.contains("1 block damaged") && ran.err.contains("hint: model-cache rm "),
         "{ran:?}"
     );
+}
+
+#[test]
+fn damaged_content_with_two_names_is_mended_by_the_commands_of_the_hints() {
+    let machine = Machine::new(vec![model(12 * MIB), Repo::new("org/twin").file("it's.gguf", Content::seeded(1, 12 * MIB))]);
+    for repo in [REPO, "org/twin"] {
+        machine.json(&["pull", repo, "--all"]);
+    }
+    damage(&machine.path("store"), &Content::seeded(1, 12 * MIB).read(6 * MIB..6 * MIB + 64).unwrap());
+    let ran = machine.run(["verify"]);
+    assert_eq!(ran.code, 5);
+    let hints: Vec<_> = ran.err.lines().filter_map(|line| line.strip_prefix("hint: ")).collect();
+    assert_eq!(hints.len(), 4, "{ran:?}");
+    let program = Path::new(env!("CARGO_BIN_EXE_model-cache"));
+    for hint in hints {
+        let mut shell = Command::new("sh");
+        shell.env_clear().env("HOME", machine.dir.path()).env("HF_ENDPOINT", machine.hub.endpoint());
+        shell.env("MODEL_CACHE_HOME", machine.path("store"));
+        shell.env("PATH", format!("{}:/usr/bin:/bin", program.parent().unwrap().display()));
+        let ran = Ran::from(shell.args(["-c", hint]).output().unwrap());
+        assert_eq!(ran.code, 0, "{hint}: {ran:?}");
+    }
+    assert_eq!(machine.run(["verify"]).code, 0);
+}
+
+// -- other stores, and none ----------------------------------------------------------------------------------------
+
+#[test]
+fn hints_go_to_the_store_and_the_hub_the_command_was_given() {
+    let machine = Machine::with_model(MIB);
+    let store = machine.path("a store");
+    let given = ["--store", store.to_str().unwrap(), "--endpoint", &machine.hub.endpoint().to_string()].map(str::to_owned);
+    let run = |args: &[&str]| machine.run(given.iter().map(String::as_str).chain(args.iter().copied()));
+    let options = format!("model-cache --store '{}' --endpoint {}", store.display(), machine.hub.endpoint());
+    let ran = run(&["scan", REPO]);
+    assert!(ran.err.ends_with(&format!("hint: {options} pull org/model --quant Q4_K_M\n")), "{ran:?}");
+    let ran = run(&["cat", REPO, "config.json"]);
+    assert!(ran.err.ends_with(&format!("hint: {options} pull org/model --file config.json\n")), "{ran:?}");
+    let hint = run(&["cat", REPO, "config.json", "--json"]).error()["hint"].clone();
+    assert_eq!(hint, format!("{options} cat org/model config.json"));
+    assert!(!machine.path("store").exists());
+}
+
+#[test]
+fn a_command_that_reads_makes_no_store() {
+    let machine = Machine::with_model(MIB);
+    let store = machine.path("store");
+    for (args, empty) in [
+        (&["ls"][..], serde_json::json!({ "repos": [] })),
+        (&["df"], serde_json::json!({ "files": 0 })),
+        (&["gc"], serde_json::json!({ "freed_bytes": 0 })),
+        (&["verify"], serde_json::json!({ "files": 0, "bad": [] })),
+    ] {
+        let ran = machine.run(args);
+        assert_eq!((ran.code, ran.text()), (0, ""), "{ran:?}");
+        assert!(ran.err.contains(&format!("There is no store at {} yet", store.display())), "{ran:?}");
+        let document = machine.json(args);
+        for (field, value) in empty.as_object().unwrap() {
+            assert_eq!(document[field], *value, "{args:?}");
+        }
+    }
+    let to = machine.path("out");
+    let to = to.to_str().unwrap();
+    for args in
+        [&["ls", REPO][..], &["show", REPO], &["cat", REPO, "x"], &["verify", REPO], &["export", REPO, "--to", to], &["rm", REPO]]
+    {
+        let ran = machine.run(args);
+        assert_eq!(ran.code, 3, "{args:?}: {ran:?}");
+        assert!(ran.err.contains("no store at "), "{args:?}: {ran:?}");
+    }
+    assert!(!store.exists() && !Path::new(to).exists());
+}
+
+#[test]
+fn an_import_is_shown_as_one() {
+    let machine = Machine::with_model(MIB);
+    std::fs::write(machine.path("mine.bin"), vec![7; 100_000]).unwrap();
+    machine.json(&["import", "me/model", machine.path("mine.bin").to_str().unwrap()]);
+    let ran = machine.run(["show", "me/model"]);
+    assert_eq!(ran.code, 3);
+    assert_eq!(ran.err, "error: me/model was imported, so it has no manifest\nhint: model-cache ls me/model\n");
+}
+
+#[test]
+fn a_failed_pull_says_what_was_kept() {
+    let machine = Machine::with_model(6 * MIB);
+    machine.hub.faults().always("model-Q4_K_M.gguf", Fault::status(404));
+    let ran = machine.run(["pull", REPO, "--all", "--json"]);
+    assert_ne!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.error()["total_bytes"], 7 * MIB + 7);
+    assert!(ran.error()["kept_bytes"].is_u64(), "{ran:?}");
+}
+
+#[test]
+fn cat_without_a_stdout_fails() {
+    let machine = Machine::with_model(MIB);
+    machine.json(&["pull", REPO, "--all"]);
+    let program = env!("CARGO_BIN_EXE_model-cache");
+    for (to, code) in [(">&-", 1), (">/dev/null", 0), ("--range -1..4", 2), ("--range 1..x", 2)] {
+        let mut shell = Command::new("sh");
+        shell.env_clear().env("HOME", machine.dir.path()).env("MODEL_CACHE_HOME", machine.path("store"));
+        let ran = Ran::from(shell.args(["-c", &format!("{program} cat {REPO} config.json {to}")]).output().unwrap());
+        assert_eq!(ran.code, code, "{to}: {ran:?}");
+        assert!(code != 2 || ran.err.contains("hint: model-cache cat --help"), "{to}: {ran:?}");
+    }
+}
+
+#[test]
+fn help_is_a_command_too() {
+    let machine = Machine::with_model(MIB);
+    for args in [&["help"][..], &["help", "pull"]] {
+        let ran = machine.run(args);
+        assert!(ran.code == 0 && ran.text().contains("Examples:"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_terminal_of_any_width_shows_a_pull() {
+    let machine = Machine::with_model(3 * MIB);
+    machine.hub.faults().always(Target::path("model-Q4_K_M.gguf").cdn(), Fault::SlowBytesPerSecond(2 * MIB));
+    if !Path::new("/usr/bin/script").exists() {
+        return;
+    }
+    for columns in [1, 20, 45, 55] {
+        let command = format!("stty rows 24 cols {columns}; {} pull {REPO} --all", env!("CARGO_BIN_EXE_model-cache"));
+        let mut script = Command::new("/usr/bin/script");
+        script.env("HF_ENDPOINT", machine.hub.endpoint()).env("MODEL_CACHE_HOME", machine.path(&format!("store-{columns}")));
+        let output = script.args(["-qec", &command, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("Pulled ") && !said.contains("bug:"), "{columns}: {said}");
+    }
 }
 
 /// Flips a bit where `bytes` lie in the store's data.

@@ -40,6 +40,7 @@ pub struct ModelCacheBuilder {
     memory_budget_bytes: u64,
     read_timeout: Option<Duration>,
     side_by_side: bool,
+    create: bool,
 }
 
 /// A token as given; its `Debug` shows nothing.
@@ -63,6 +64,7 @@ impl ModelCacheBuilder {
             memory_budget_bytes: 48 << 20,
             read_timeout: None,
             side_by_side: cfg!(target_os = "linux"),
+            create: true,
         }
     }
 
@@ -117,6 +119,12 @@ impl ModelCacheBuilder {
         self
     }
 
+    /// Whether a store is made where there is none. Default: yes. Where not, opening nothing is [`Error::NoStore`].
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
     /// Opens the store, creating it where missing.
     ///
     /// # Errors
@@ -126,16 +134,16 @@ impl ModelCacheBuilder {
     pub fn open(self) -> Result<ModelCache> {
         let refuse = |name, value: String, reason: &str| Err(Error::InvalidOption { name, value, reason: reason.to_owned() });
         if !(1..=MOST_CONNECTIONS).contains(&self.connections) {
-            return refuse("connections", self.connections.to_string(), "it is 1 to 64");
+            return refuse("connections", self.connections.to_string(), "it must be 1 to 64");
         }
         if self.memory_budget_bytes < BASE_BYTES + CONNECTION_BYTES {
-            return refuse("memory_budget_bytes", self.memory_budget_bytes.to_string(), "it is at least 10 MiB");
+            return refuse("memory_budget_bytes", self.memory_budget_bytes.to_string(), "it must be at least 10 MiB");
         }
         if self.read_timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return refuse("read_timeout", "0".to_owned(), "it is longer than nothing");
+            return refuse("read_timeout", "0".to_owned(), "it must be longer than nothing");
         }
         if self.store.as_os_str().is_empty() {
-            return refuse("store", String::new(), "it names a folder");
+            return refuse("store", String::new(), "it must name a folder");
         }
         let affordable = (self.memory_budget_bytes - BASE_BYTES) / CONNECTION_BYTES;
         let mut config = HubConfig::from_env(&|name| std::env::var_os(name))?;
@@ -150,6 +158,9 @@ impl ModelCacheBuilder {
         }
         if let Some(timeout) = self.read_timeout {
             config.read_timeout = timeout;
+        }
+        if !self.create && !Store::is_in(&self.store) {
+            return Err(Error::NoStore { path: self.store });
         }
         let registry = self.registry.unwrap_or_else(|| Arc::new(StorageRegistry::new(&self.store)));
         let store = Store::open(&registry, &self.store)?;
@@ -185,7 +196,7 @@ fn default_store_from(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Path
         None => Err(Error::InvalidOption {
             name: "MODEL_CACHE_HOME",
             value: String::new(),
-            reason: "it names the store's folder where neither XDG_CACHE_HOME nor HOME is set".to_owned(),
+            reason: "it must name the store's folder where neither XDG_CACHE_HOME nor HOME is set".to_owned(),
         }),
     }
 }

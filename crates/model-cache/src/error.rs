@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     // -- bad input, told before anything is touched --------------------------------------------------------------
     /// Not a repo name.
-    #[error("{name:?} is not a repo name: {reason}")]
+    #[error("\"{name}\" is not a repo name: {reason}")]
     InvalidRepo {
         /// The text, control characters escaped.
         name: String,
@@ -20,7 +20,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// Not a revision.
-    #[error("{revision:?} is not a revision: {reason}")]
+    #[error("\"{revision}\" is not a revision: {reason}")]
     InvalidRevision {
         /// The text, control characters escaped.
         revision: String,
@@ -28,7 +28,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// Not a file path within a repo.
-    #[error("{path:?} is not a file path within a repo: {reason}")]
+    #[error("\"{path}\" is not a file path within a repo: {reason}")]
     InvalidPath {
         /// The text, control characters escaped.
         path: String,
@@ -36,13 +36,13 @@ pub enum Error {
         reason: &'static str,
     },
     /// Not a digest.
-    #[error("{digest:?} is not a digest: it is written sha256:<64 hex> or git-sha1:<40 hex>")]
+    #[error("\"{digest}\" is not a digest: it is written sha256:<64 hex> or git-sha1:<40 hex>")]
     InvalidDigest {
         /// The text, control characters escaped.
         digest: String,
     },
     /// Not a glob.
-    #[error("{glob:?} is not a glob")]
+    #[error("\"{glob}\" is not a glob")]
     InvalidGlob {
         /// The text.
         glob: String,
@@ -63,7 +63,7 @@ pub enum Error {
         size_bytes: u64,
     },
     /// An option or environment variable that cannot be.
-    #[error("{name}={value:?}: {reason}")]
+    #[error("{name}=\"{value}\" can't be used: {reason}")]
     InvalidOption {
         /// The option's or variable's name.
         name: &'static str,
@@ -269,6 +269,28 @@ pub enum Error {
         /// What the disk has.
         free_bytes: u64,
     },
+    /// The disk an export goes to has no room.
+    #[error("no space for {path:?}: needs {}, {} free on its disk", crate::units::iec(*.needed_bytes), crate::units::iec(*.free_bytes))]
+    TargetFull {
+        /// The file to be written.
+        path: PathBuf,
+        /// Its size.
+        needed_bytes: u64,
+        /// What its disk has.
+        free_bytes: u64,
+    },
+    /// There is no store in this folder, and none was to be made.
+    #[error("there is no store at {path:?}")]
+    NoStore {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file changed while it was imported.
+    #[error("{path:?} changed while it was imported")]
+    SourceChanged {
+        /// The file.
+        path: PathBuf,
+    },
     /// The store was written by another version of this program.
     #[error("the store {store:?} has format {found}; this program reads format {supported}")]
     StoreFormat {
@@ -353,7 +375,8 @@ impl Error {
             | Self::RevisionNotFound { .. }
             | Self::FileNotFound { .. }
             | Self::QuantNotFound { .. }
-            | Self::NotInStore { .. } => ErrorKind::NotFound,
+            | Self::NotInStore { .. }
+            | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Gated { .. } | Self::BadToken { .. } | Self::Disabled { .. } => ErrorKind::NotAllowed,
             Self::RateLimited { .. }
             | Self::HubStatus { .. }
@@ -362,7 +385,7 @@ impl Error {
             | Self::Stalled { .. }
             | Self::Offline { .. } => ErrorKind::Network,
             Self::ContentChanged { .. } | Self::DigestMismatch { .. } | Self::Damaged { .. } => ErrorKind::Integrity,
-            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::NoSpace { .. } | Self::TargetFull { .. } => ErrorKind::NoSpace,
             Self::Storage { source, .. } if source.is_no_space() => ErrorKind::NoSpace,
             Self::Storage { source, .. } if source.is_corruption() => ErrorKind::Integrity,
             Self::Cancelled => ErrorKind::Interrupted,
@@ -371,6 +394,7 @@ impl Error {
             | Self::Io { .. }
             | Self::RemovedMeanwhile { .. }
             | Self::Busy { .. }
+            | Self::SourceChanged { .. }
             | Self::TargetExists { .. }
             | Self::NotConfirmed { .. } => ErrorKind::Other,
         }
@@ -422,13 +446,18 @@ impl Error {
             }
             Self::BadToken { token_source, .. } => Some(format!("renew or remove the token in {token_source}")),
             Self::RateLimited { .. } => Some("pull again later: what has landed is kept; a token raises the limit".to_owned()),
-            Self::Network { .. } | Self::Stalled { .. } => Some("try again; a pull goes on from what has landed".to_owned()),
-            Self::Offline { .. } => Some("run it once without --offline and HF_HUB_OFFLINE".to_owned()),
+            Self::Network { .. } | Self::Stalled { .. } => Some(
+                "check the network, HF_ENDPOINT and the proxy variables, then try again; a pull goes on from what has landed"
+                    .to_owned(),
+            ),
+            Self::Offline { .. } => Some("run it once without --offline, HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE".to_owned()),
             Self::ContentChanged { repo, .. } => Some(format!("model-cache scan {repo}, then pull again")),
             Self::DigestMismatch { .. } => Some("the bytes were dropped; pull again to fetch them anew".to_owned()),
             Self::Damaged { .. } => Some("model-cache verify shows what is damaged; rm and pull replace it".to_owned()),
             Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
             Self::Storage { source, .. } => source.hint().map(str::to_owned),
+            Self::NoStore { .. } => Some("the first pull or import makes it".to_owned()),
+            Self::SourceChanged { .. } => Some("import it again once nobody writes to it".to_owned()),
             Self::Busy { .. } => Some("try again in a moment".to_owned()),
             Self::RemovedMeanwhile { .. } => Some("pull again to have them back".to_owned()),
             Self::TargetExists { .. } => Some("remove it, or export with --force".to_owned()),

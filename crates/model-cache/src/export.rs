@@ -9,8 +9,7 @@ use crate::{
     store::Content,
 };
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -35,6 +34,8 @@ pub struct ExportReport {
     pub bytes: u64,
     /// Their paths.
     pub paths: Vec<PathBuf>,
+    /// Files of the repo that were begun and are not complete, so not exported.
+    pub unfinished: Vec<String>,
 }
 
 impl ModelCache {
@@ -45,7 +46,7 @@ impl ModelCache {
     ///
     /// # Errors
     /// [`Error::NotInStore`]; [`Error::FileNotFound`] for a glob that matches nothing; [`Error::TargetExists`], with nothing written,
-    /// unless `force` is set; [`Error::Io`]; [`Error::NoSpace`].
+    /// unless `force` is set; [`Error::Io`]; [`Error::TargetFull`].
     pub fn export(&self, repo: &str, globs: &[String], to: &Path, options: &ExportOptions) -> Result<ExportReport> {
         let spec: RepoSpec = repo.parse()?;
         let globs = Globs::new(globs)?;
@@ -68,7 +69,8 @@ impl ModelCache {
                 }
             }
         }
-        let mut report = ExportReport::default();
+        let unfinished = self.store().fills()?.into_iter().filter(|fill| fill.repo == pinned).map(|fill| fill.path.to_string());
+        let mut report = ExportReport { unfinished: unfinished.collect(), ..ExportReport::default() };
         for (path, _) in &files {
             if options.cancel.as_ref().is_some_and(CancellationToken::is_cancelled) {
                 return Err(Error::Cancelled);
@@ -91,44 +93,44 @@ fn write_out(content: &Content, size_bytes: u64, target: &Path, options: &Export
     let failed = |action| move |source: io::Error| io_error(action, target, source, size_bytes);
     let folder = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(failed("create the folder of"))?;
-    // Under another name until it is whole; removed if this fails or is cancelled.
-    let partial = tempfile::Builder::new().prefix(".model-cache-").tempfile_in(folder).map_err(failed("create"))?;
+    // Without a name until it is whole: whatever ends this leaves nothing behind.
+    let partial = storage::UnnamedFile::new_in(folder).map_err(failed("create"))?;
+    let file = partial.file();
     match content {
-        Content::Inline(bytes) => partial.as_file().write_all_at(bytes, 0).map_err(failed("write"))?,
+        Content::Inline(bytes) => file.write_all_at(bytes, 0).map_err(failed("write"))?,
         Content::View(view) => {
-            partial.as_file().set_len(size_bytes).map_err(failed("write"))?;
+            file.set_len(size_bytes).map_err(failed("write"))?;
             for (index, extent) in view.extents().iter().enumerate() {
                 if options.cancel.as_ref().is_some_and(CancellationToken::is_cancelled) {
                     return Err(Error::Cancelled);
                 }
-                let copied = view.store().extents().reader().copy_to(extent, partial.as_file(), index as u64 * CHUNK_BYTES);
+                let copied = view.store().extents().reader().copy_to(extent, file, index as u64 * CHUNK_BYTES);
                 if let Err(source) = &copied
                     && source.is_no_space()
                 {
-                    return Err(no_space(target, size_bytes));
+                    return Err(target_full(target, size_bytes));
                 }
                 copied.attempted(|| format!("could not export {}", target.display()))?;
             }
         }
     }
-    // What a plain `cp` would give; a temporary file is its owner's alone.
-    partial.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed("write"))?;
-    let kept = if options.force { partial.persist(target) } else { partial.persist_noclobber(target) };
-    kept.map(drop).map_err(|error| match error.error.kind() {
+    // What a plain `cp` would give.
+    file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed("write"))?;
+    partial.name(target, options.force).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::TargetExists { path: target.to_owned() },
-        _ => io_error("write", target, error.error, size_bytes),
+        _ => io_error("write", target, error, size_bytes),
     })
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error, needed_bytes: u64) -> Error {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => no_space(path, needed_bytes),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => target_full(path, needed_bytes),
         _ => Error::Io { action, path: path.to_owned(), source },
     }
 }
 
-fn no_space(target: &Path, needed_bytes: u64) -> Error {
-    let folder = target.ancestors().find(|folder| File::open(folder).is_ok() && folder.is_dir()).unwrap_or(Path::new("."));
+fn target_full(target: &Path, needed_bytes: u64) -> Error {
+    let folder = target.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
     let free_bytes = storage::free_bytes(folder).unwrap_or(0);
-    Error::NoSpace { what: target.display().to_string(), needed_bytes, free_bytes }
+    Error::TargetFull { path: target.to_owned(), needed_bytes, free_bytes }
 }

@@ -13,7 +13,7 @@ use crate::{
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -40,6 +40,8 @@ pub struct ImportReport {
     pub bytes: u64,
     /// Bytes of them whose content was here already.
     pub here_bytes: u64,
+    /// What was found and left out: links to folders, pipes, devices, and the store itself.
+    pub skipped: Vec<PathBuf>,
 }
 
 /// Folders that are a tool's own, never a model's.
@@ -54,8 +56,8 @@ impl ModelCache {
     ///
     /// # Errors
     /// Before anything is stored: [`Error::InvalidRepo`] (a revision can't be given: an import has no commits), [`Error::Io`] for
-    /// what can't be read, [`Error::InvalidPath`] for names the store refuses. [`Error::ContentChanged`] for a file that
-    /// changes while it is read.
+    /// what can't be read, [`Error::InvalidPath`] for names the store refuses. [`Error::SourceChanged`] for a file that
+    /// changes while it is read; files imported by then stay.
     pub fn import(&self, repo: &str, paths: &[PathBuf], options: &ImportOptions) -> Result<ImportReport> {
         let spec: RepoSpec = repo.parse()?;
         if spec.revision.is_some() {
@@ -63,15 +65,16 @@ impl ModelCache {
         }
         let repo = PinnedRepo::import(spec.repo);
         let mut sources = BTreeMap::new();
+        let mut skipped = Vec::new();
         for path in paths {
-            collect(path, &mut sources)?;
+            collect(path, self.store().folder(), &mut sources, &mut skipped)?;
         }
         if sources.is_empty() {
             let value = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ");
             return Err(Error::InvalidOption { name: "PATH", value, reason: "there is no file to import".to_owned() });
         }
         let total_bytes = sources.values().map(|(_, size_bytes)| size_bytes).sum();
-        let mut report = ImportReport { repo: repo.repo.clone(), files: 0, bytes: 0, here_bytes: 0 };
+        let mut report = ImportReport { repo: repo.repo.clone(), files: 0, bytes: 0, here_bytes: 0, skipped };
         for (path, (source, size_bytes)) in sources {
             let before = report.bytes;
             let tell = |bytes: u64| {
@@ -108,7 +111,7 @@ impl ModelCache {
         if size_bytes <= INLINE_BYTES {
             let mut bytes = vec![0; size_bytes as usize];
             read_exactly(&mut file, source, &mut bytes)?;
-            at_end(&mut file, source, repo, &path, size_bytes)?;
+            at_end(&mut file, source)?;
             let mut hasher = Hasher::sha256();
             hasher.update(&bytes);
             let wanted = wanted(hasher.finish());
@@ -120,22 +123,20 @@ impl ModelCache {
             return Ok(here);
         }
         let fill = self.store().begin_import(repo, &path, size_bytes)?;
-        let filled = fill_from(&fill, &mut file, source, tell)
-            .and_then(|()| at_end(&mut file, source, repo, &path, size_bytes))
-            .and_then(|()| {
-                let mut hasher = Hasher::sha256();
-                for start in (0..size_bytes).step_by(BLOCK_BYTES as usize) {
-                    fill.hash(&mut hasher, start..size_bytes.min(start + BLOCK_BYTES))?;
-                    // All of it is read by now; this only asks whether to go on.
-                    tell(size_bytes)?;
-                }
-                let wanted = wanted(hasher.finish());
-                let here = self.store().link_if_here(&wanted)?;
-                if !here {
-                    fill.seal(&wanted)?;
-                }
-                Ok(here)
-            });
+        let filled = fill_from(&fill, &mut file, source, tell).and_then(|()| at_end(&mut file, source)).and_then(|()| {
+            let mut hasher = Hasher::sha256();
+            for start in (0..size_bytes).step_by(BLOCK_BYTES as usize) {
+                fill.hash(&mut hasher, start..size_bytes.min(start + BLOCK_BYTES))?;
+                // All of it is read by now; this only asks whether to go on.
+                tell(size_bytes)?;
+            }
+            let wanted = wanted(hasher.finish());
+            let here = self.store().link_if_here(&wanted)?;
+            if !here {
+                fill.seal(&wanted)?;
+            }
+            Ok(here)
+        });
         // What is not sealed under its digest by now never will be: an import can't be resumed, since its source may change.
         if !matches!(filled, Ok(false))
             && let Err(error) = fill.discard()
@@ -161,26 +162,26 @@ fn fill_from(fill: &Arc<Fill>, file: &mut File, source: &Path, tell: &dyn Fn(u64
 }
 
 fn read_exactly(file: &mut File, source: &Path, bytes: &mut [u8]) -> Result<()> {
-    file.read_exact(bytes).map_err(|error| Error::Io { action: "read", path: source.to_owned(), source: error })
-}
-
-/// The error for a file that has grown since its size was taken.
-fn at_end(file: &mut File, source: &Path, repo: &PinnedRepo, path: &FilePath, size_bytes: u64) -> Result<()> {
-    let more = file.read(&mut [0]).map_err(|error| Error::Io { action: "read", path: source.to_owned(), source: error })?;
-    if more == 0 {
-        return Ok(());
-    }
-    Err(Error::ContentChanged {
-        repo: repo.repo.clone(),
-        path: path.clone(),
-        what: "size",
-        expected: size_bytes.to_string(),
-        found: "more".to_owned(),
+    file.read_exact(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::SourceChanged { path: source.to_owned() },
+        _ => Error::Io { action: "read", path: source.to_owned(), source: error },
     })
 }
 
-/// Adds the files at or below `path`, each with its size, under the paths they get in the store.
-fn collect(path: &Path, sources: &mut BTreeMap<FilePath, (PathBuf, u64)>) -> Result<()> {
+/// The error for a file that has grown since its size was taken.
+fn at_end(file: &mut File, source: &Path) -> Result<()> {
+    let more = file.read(&mut [0]).map_err(|error| Error::Io { action: "read", path: source.to_owned(), source: error })?;
+    if more == 0 { Ok(()) } else { Err(Error::SourceChanged { path: source.to_owned() }) }
+}
+
+/// Adds the files at or below `path`, each with its size, under the paths they get in the store. Each is opened once, so that
+/// what can't be read is told before anything is stored.
+fn collect(
+    path: &Path,
+    store: &Path,
+    sources: &mut BTreeMap<FilePath, (PathBuf, u64)>,
+    skipped: &mut Vec<PathBuf>,
+) -> Result<()> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| Error::Io { action: "read", path, source }
@@ -188,10 +189,19 @@ fn collect(path: &Path, sources: &mut BTreeMap<FilePath, (PathBuf, u64)>) -> Res
     let metadata = fs::metadata(path).map_err(failed(path))?;
     if metadata.is_file() {
         let name = path.file_name().unwrap_or_default();
+        File::open(path).map_err(failed(path))?;
         return add(Path::new(name), path, metadata.len(), sources);
+    }
+    if !metadata.is_dir() {
+        let value = path.display().to_string();
+        return Err(Error::InvalidOption { name: "PATH", value, reason: "it is neither a file nor a folder".to_owned() });
     }
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
+        if fs::canonicalize(&folder).is_ok_and(|folder| folder == store) {
+            skipped.push(folder);
+            continue;
+        }
         for entry in fs::read_dir(&folder).map_err(failed(&folder))? {
             let entry = entry.map_err(failed(&folder))?;
             let here = entry.path();
@@ -204,8 +214,11 @@ fn collect(path: &Path, sources: &mut BTreeMap<FilePath, (PathBuf, u64)>) -> Res
             }
             let metadata = fs::metadata(&here).map_err(failed(&here))?;
             if metadata.is_file() {
+                File::open(&here).map_err(failed(&here))?;
                 let within = here.strip_prefix(path).unwrap_or(&here).to_owned();
                 add(&within, &here, metadata.len(), sources)?;
+            } else {
+                skipped.push(here);
             }
         }
     }

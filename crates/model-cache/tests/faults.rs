@@ -403,3 +403,42 @@ async fn pulling_one_file_of_a_new_revision_keeps_the_unchanged_others_readable(
     assert!(holds(&cache, REPO, "model.gguf", &content()));
     assert_eq!(hub.bytes_served(), 9);
 }
+
+/// A refusal after which a connection may try again at once.
+fn refusal() -> Fault {
+    Fault::Status { code: 429, retry_after: Some(0), rate_limit: None }
+}
+
+#[tokio::test]
+async fn a_pull_goes_on_by_the_connections_that_are_served_while_others_are_refused() {
+    const SIZE: u64 = 20 * MIB;
+    let hub = hub(1, SIZE);
+    // The first request is served slowly; the other connection is refused, at once and again, until it has no try left.
+    let refused = hub.faults().times(8, model().skip(1), refusal());
+    hub.faults().times(1, model(), Fault::SlowBytesPerSecond(4 * MIB));
+    let dir = tempfile::tempdir().unwrap();
+    let cache = builder(dir.path(), &hub.endpoint()).connections(2).open().unwrap();
+    let (result, events) = pull(&cache, REPO).await;
+    let report = result.unwrap();
+    assert_eq!(hub.faults().fired(refused), 8, "the connection was refused as often as it tries");
+    assert_eq!(retries(&events).len(), 7);
+    assert_eq!(report.fetched_bytes, SIZE + 2);
+    assert!(holds(&cache, REPO, "model.gguf", &Content::seeded(1, SIZE)));
+    assert_sound(&cache);
+}
+
+#[tokio::test]
+async fn a_pull_whose_every_connection_is_refused_ends_with_an_error_and_keeps_what_landed() {
+    const SIZE: u64 = 20 * MIB;
+    let hub = hub(1, SIZE);
+    hub.faults().always(model().skip(2), refusal());
+    let dir = tempfile::tempdir().unwrap();
+    let cache = builder(dir.path(), &hub.endpoint()).connections(2).open().unwrap();
+    let (result, _) = pull(&cache, REPO).await;
+    assert!(matches!(result, Err(Error::RateLimited { .. })), "{result:?}");
+    assert_invisible(&cache, SIZE);
+    hub.faults().clear();
+    hub.clear_log();
+    assert_eq!(pull(&cache, REPO).await.0.unwrap().fetched_bytes, SIZE - 2 * BLOCK);
+    assert!(holds(&cache, REPO, "model.gguf", &Content::seeded(1, SIZE)));
+}

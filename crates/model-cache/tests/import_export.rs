@@ -169,7 +169,7 @@ fn a_file_that_changes_while_it_is_read_is_not_imported() {
         let options = ImportOptions { progress: Some(progress), ..ImportOptions::default() };
         let error = cache.import("org/local", std::slice::from_ref(&source), &options).unwrap_err();
         assert!(error.to_string().contains("model.bin"), "{error}");
-        assert!(matches!(error, Error::ContentChanged { .. } | Error::Io { .. }), "{error:?}");
+        assert!(matches!(error, Error::SourceChanged { .. } | Error::Io { .. }), "{error:?}");
         assert!(!cache.has_file("org/local", "model.bin").unwrap());
         let stats = cache.stats().unwrap();
         assert!(stats.filling_bytes == 0 && stats.disk_bytes < 64 * MIB, "{stats:?}");

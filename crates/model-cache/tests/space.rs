@@ -169,3 +169,61 @@ fn an_existing_store_on_a_full_disk_opens_or_says_why_not() {
         assert_sound(&cache);
     }
 }
+
+#[test]
+fn an_import_that_does_not_fit_is_refused_before_any_space_is_taken() {
+    let Some(disk) = small_disk("an_import_that_does_not_fit_is_refused_before_any_space_is_taken") else { return };
+    let store = disk.join("store");
+    let cache = local(&store);
+    import(&cache, "org/here", 1, 10 * MIB).unwrap();
+    let before = storage::allocated_bytes(&store).unwrap();
+    for size in [190 * MIB, 1 << 40, 7 << 40, 10 << 40, 1 << 40] {
+        let path = disk.join("sparse");
+        fs::File::create(&path).unwrap().set_len(size).unwrap();
+        let error = cache.import("org/local", &[path], &ImportOptions::default()).unwrap_err();
+        assert!(
+            matches!(&error, Error::NoSpace { what, needed_bytes, .. } if what.contains("sparse") && *needed_bytes >= size),
+            "{size}: {error:?}"
+        );
+        let stats = cache.stats().unwrap();
+        assert_eq!((stats.filling_bytes, stats.doomed_bytes), (0, 0), "{size}");
+        // The row that came and went may cost the records a page.
+        let after = storage::allocated_bytes(&store).unwrap();
+        assert!(after <= before + (256 << 10), "{size}: the store took {before} B before, {after} B after");
+    }
+    // What fits is imported as ever.
+    import(&cache, "org/local", 2, 90 * MIB).unwrap();
+    assert_sound(&cache);
+}
+
+#[tokio::test]
+async fn a_pull_that_has_its_space_goes_on_with_less_free_than_a_reservation_needs() {
+    let Some(disk) = small_disk("a_pull_that_has_its_space_goes_on_with_less_free_than_a_reservation_needs") else { return };
+    let store = disk.join("store");
+    let hub = hub(1, 60 * MIB);
+    let slow = hub.faults().always(Target::path("model.gguf").cdn(), Fault::SlowBytesPerSecond(24 * MIB));
+    {
+        let cache = cache(&store, &hub);
+        let landed = async {
+            while hub.bytes_served() < 30 * MIB {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            result = cache.pull(REPO).all(true).run() => panic!("it ended: {result:?}"),
+            () = landed => {}
+        }
+    }
+    hub.faults().remove(slow);
+    let filler = fill(&disk);
+    let file = fs::File::options().write(true).open(&filler).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 10 * MIB).unwrap();
+    let free_bytes = storage::free_bytes(&disk).unwrap();
+    assert!((9 * MIB..16 * MIB).contains(&free_bytes), "{free_bytes}");
+    hub.clear_log();
+    let cache = cache(&store, &hub);
+    cache.pull(REPO).all(true).run().await.unwrap();
+    assert!(hub.bytes_served() < 50 * MIB, "{}", hub.bytes_served());
+    assert!(holds(&cache, REPO, "model.gguf", &Content::seeded(1, 60 * MIB)));
+    assert_sound(&cache);
+}

@@ -52,6 +52,17 @@ pub enum Error {
         /// What the check found.
         reason: String,
     },
+    /// An environment's data file is not libmdbx's, or damaged.
+    #[error("could not {action} {environment:?}: its data file is damaged, or not libmdbx's")]
+    BadEnvironment {
+        /// The operation.
+        action: &'static str,
+        /// The environment's folder.
+        environment: PathBuf,
+        /// libmdbx's own error, its type erased.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An extent is not what its owner says.
     #[error("extent {key:?} is damaged: {reason}")]
     BadExtent {
@@ -117,12 +128,13 @@ impl Error {
 
     /// Whether stored bytes are not what they should be.
     pub fn is_corruption(&self) -> bool {
-        matches!(self, Self::BadRecord { .. } | Self::BadExtent { .. })
+        matches!(self, Self::BadRecord { .. } | Self::BadExtent { .. } | Self::BadEnvironment { .. })
     }
 
     /// What to do next, where something is known to help.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::BadEnvironment { .. } => Some("move the store's folder away; the next pull makes a new one"),
             Self::NetworkFileSystem { .. } => Some("put the store on a local disk: --store DIR or MODEL_CACHE_HOME"),
             Self::ReadOnly { .. } => Some("choose a store you may write: --store DIR or MODEL_CACHE_HOME"),
             Self::NotAFolder { .. } => Some("name a folder: --store DIR or MODEL_CACHE_HOME"),

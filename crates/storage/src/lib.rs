@@ -27,6 +27,7 @@ mod mapping;
 mod mdbx;
 mod records;
 mod registry;
+mod unnamed;
 
 pub use codec::Record;
 pub use data_file::{DataFile, ExtentHeader, Journal};
@@ -37,6 +38,7 @@ pub use lease::{Lease, LeaseFile, MAX_LEASE_ID};
 pub use mapping::{Mapping, SeparateMappings};
 pub use records::{ReadTxn, Records, Table, WriteTxn};
 pub use registry::{Shared, StorageRegistry};
+pub use unnamed::UnnamedFile;
 
 /// What libmdbx was built with that decides what this crate may do.
 pub fn engine_options() -> &'static str {

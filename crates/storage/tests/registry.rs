@@ -108,9 +108,9 @@ fn what_is_not_an_environment_is_a_clear_error_and_left_as_it_is() {
         let registry = StorageRegistry::new(folder.path());
         for _ in 0..2 {
             let extents = registry.extents(folder.path(), TABLE);
-            assert!(matches!(extents, Err(Error::Engine { .. } | Error::Io { .. })), "{name}: {:?}", extents.map(drop));
+            assert!(matches!(extents, Err(Error::BadEnvironment { .. } | Error::Io { .. })), "{name}: {:?}", extents.map(drop));
             let records = registry.records(folder.path(), &["t"]);
-            assert!(matches!(records, Err(Error::Engine { .. } | Error::Io { .. })), "{name}: {:?}", records.map(drop));
+            assert!(matches!(records, Err(Error::BadEnvironment { .. } | Error::Io { .. })), "{name}: {:?}", records.map(drop));
         }
         assert!(fs::read(&data).unwrap() == bytes, "{name} was changed");
     }

@@ -9,8 +9,9 @@ use crate::{
 use std::{
     io::{self, IsTerminal, Write},
     ops::Range,
+    path::Path,
 };
-use tabagent_model_cache::{Error, ModelFile, RepoSpec};
+use tabagent_model_cache::{Error, ModelFile, QuantStatus, RepoSpec};
 use tokio_util::sync::CancellationToken;
 
 /// Written at once: an interrupt is heard in between.
@@ -21,26 +22,46 @@ pub(super) async fn cat(cx: &Context, repo: String, path: String, range: Option<
         let failure = Failure::new(Code::Usage, "cat writes the file's own bytes, which are not JSON");
         return Err(failure.hint(format!("model-cache cat {} {}", render::shell(&repo), render::shell(&path))));
     }
-    let cache = cx.open().await?;
+    if is_stdout_closed() {
+        return Err(Failure::new(Code::Other, "could not write to stdout: it is closed"));
+    }
+    let cache = cx.open_there().await?;
     let (asked, opened) = (repo.clone(), path.clone());
     let looked = cx.blocking(move || {
         if let Some(file) = cache.get_file(&repo, &path)? {
             return Ok(Ok(file));
         }
-        // Not here: known to be at the Hub, or not at all?
-        Ok(Err(cache.local_manifest(&repo)?.map(|manifest| manifest.files.iter().any(|file| file.path.as_str() == path))))
+        // Not here: begun, known to be at the Hub, or not at all?
+        let commits = cache.files(&repo).unwrap_or_default();
+        if let Some(file) = commits.iter().flat_map(|commit| &commit.files).find(|file| file.path.as_str() == path) {
+            let percent = render::percent(file.landed_bytes, file.size_bytes);
+            let manifest = cache.local_manifest(&repo)?;
+            let mut quants = manifest.iter().flat_map(|manifest| manifest.quants.values());
+            let pulled = quants.any(|quant| quant.status == QuantStatus::Downloading && quant.files.contains(&path));
+            return Ok(Err(Absent::Begun { percent, pulled }));
+        }
+        Ok(Err(match cache.local_manifest(&repo)? {
+            None => Absent::Repo,
+            Some(manifest) if manifest.files.iter().any(|file| file.path.as_str() == path) => Absent::File,
+            Some(_) => Absent::Unknown,
+        }))
     });
     let file = match looked.await? {
         Ok(file) => file,
-        Err(None) => match asked.parse::<RepoSpec>() {
+        Err(Absent::Repo) => match asked.parse::<RepoSpec>() {
             Ok(repo) => return Err(Error::NotInStore { repo }.into()),
             Err(error) => return Err(error.into()),
         },
-        Err(Some(true)) => {
+        Err(Absent::Begun { percent, pulled }) => {
+            let how = if pulled { "is being pulled" } else { "is not complete" };
+            let failure = Failure::new(Code::NotFound, format!("{opened} of {asked} {how}: {percent} % of it is here"));
+            return Err(failure.hint(format!("model-cache pull {asked} --file {}", render::shell(&opened))));
+        }
+        Err(Absent::File) => {
             let failure = Failure::new(Code::NotFound, format!("{opened} of {asked} is not in the store"));
             return Err(failure.hint(format!("model-cache pull {asked} --file {}", render::shell(&opened))));
         }
-        Err(Some(false)) => {
+        Err(Absent::Unknown) => {
             let failure = Failure::new(Code::NotFound, format!("{asked} has no file {opened}"));
             return Err(failure.hint(format!("model-cache show {asked}")));
         }
@@ -69,6 +90,30 @@ pub(super) async fn cat(cx: &Context, repo: String, path: String, range: Option<
         Some(Err(_)) => Err(Failure::new(Code::Other, "model-cache failed inside; this is a bug")),
         None => Err(cx.interrupt.failure()),
     }
+}
+
+/// Why a file can't be opened.
+enum Absent {
+    /// Nothing is known of the repo.
+    Repo,
+    /// The repo has it, the store does not.
+    File,
+    /// Some of it is here.
+    Begun { percent: u64, pulled: bool },
+    /// The repo has no such file.
+    Unknown,
+}
+
+/// Whether the program was started without a stdout. Rust opens `/dev/null` in its place, for reading and writing; who wants to throw
+/// bytes away opens it for writing.
+fn is_stdout_closed() -> bool {
+    let is_null = std::fs::read_link("/proc/self/fd/1").is_ok_and(|target| target == Path::new("/dev/null"));
+    let flags = || {
+        let info = std::fs::read_to_string("/proc/self/fdinfo/1").ok()?;
+        u32::from_str_radix(info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim(), 8).ok()
+    };
+    // The two lowest bits: 0 reads, 1 writes, 2 does both.
+    is_null && flags().is_some_and(|flags| flags & 3 == 2)
 }
 
 /// Copies `range`; `false`, and nothing copied, if it would make a terminal do things.

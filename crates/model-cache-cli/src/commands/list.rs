@@ -15,15 +15,21 @@ use tabagent_model_cache::{CommitId, FileInfo, FileState, RepoFiles, RepoSummary
 // -- repos ---------------------------------------------------------------------------------------------------------
 
 pub(super) async fn repos(cx: &Context) -> Result<Code, Failure> {
-    let cache = cx.open().await?;
-    let repos = cx.blocking(move || cache.list()).await?;
+    let cache = cx.open_if_there().await?;
+    let there = cache.is_some();
+    let repos = match cache {
+        Some(cache) => cx.blocking(move || cache.list()).await?,
+        None => Vec::new(),
+    };
     if cx.global.json {
         let repos: Vec<_> = repos.iter().map(repo_document).collect();
         output::json(&json!({ "repos": repos }))?;
         return Ok(Code::Done);
     }
     if repos.is_empty() {
-        cx.say("Nothing is in the store yet.");
+        if there {
+            cx.say("Nothing is in the store yet.");
+        }
         cx.suggest("model-cache scan org/name shows what a repo offers");
         return Ok(Code::Done);
     }
@@ -92,7 +98,7 @@ fn last_used(repo: &RepoSummary, now: SystemTime) -> Cell {
 // -- one repo's files ----------------------------------------------------------------------------------------------
 
 pub(super) async fn files(cx: &Context, repo: String) -> Result<Code, Failure> {
-    let cache = cx.open().await?;
+    let cache = cx.open_there().await?;
     let commits = cx.blocking(move || cache.files(&repo)).await?;
     let Some((first, others)) = commits.split_first() else {
         return Err(Failure::new(Code::NotFound, "nothing of it is in the store"));
@@ -176,8 +182,12 @@ fn state(file: &FileInfo) -> Cell {
 // -- sizes ---------------------------------------------------------------------------------------------------------
 
 pub(super) async fn df(cx: &Context) -> Result<Code, Failure> {
-    let cache = cx.open().await?;
-    let stats = cx.blocking(move || cache.stats()).await?;
+    let cache = cx.open_if_there().await?;
+    let there = cache.is_some();
+    let stats = match cache {
+        Some(cache) => cx.blocking(move || cache.stats()).await?,
+        None => Stats::default(),
+    };
     if cx.global.json {
         output::json(&json!({
             "files": stats.files,
@@ -188,7 +198,7 @@ pub(super) async fn df(cx: &Context) -> Result<Code, Failure> {
             "disk_bytes": stats.disk_bytes,
             "store": cx.store()?.to_string_lossy(),
         }))?;
-    } else {
+    } else if there {
         output::text(&df_text(cx, &stats, &cx.store()?))?;
     }
     Ok(Code::Done)

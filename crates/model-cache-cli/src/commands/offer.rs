@@ -32,16 +32,28 @@ pub(super) async fn scan(cx: &Context, repo: String) -> Result<Code, Failure> {
         };
         output::text(&overview(&manifest, &at, cx.paint()))?;
         note_trouble(cx, &manifest);
-        suggest(cx, &spec, &manifest);
+        if manifest.files.is_empty() {
+            cx.say(&format!("{} has no files.", manifest.repo));
+        } else {
+            suggest(cx, &spec, &manifest);
+        }
     }
     Ok(Code::Done)
 }
 
 pub(super) async fn show(cx: &Context, repo: String) -> Result<Code, Failure> {
     let spec: RepoSpec = repo.parse()?;
-    let cache = cx.open().await?;
-    let manifest = cx.blocking(move || cache.local_manifest(&repo)).await?;
+    let cache = cx.open_there().await?;
+    let looked = cx.blocking(move || match cache.local_manifest(&repo)? {
+        Some(manifest) => Ok((Some(manifest), false)),
+        None => Ok((None, cache.is_imported(&repo)?)),
+    });
+    let (manifest, imported) = looked.await?;
     let Some(manifest) = manifest else {
+        if imported {
+            let failure = Failure::new(Code::NotFound, format!("{spec} was imported, so it has no manifest"));
+            return Err(failure.hint(format!("model-cache ls {spec}")));
+        }
         let failure = Failure::new(Code::NotFound, format!("{spec} was never scanned into this store"));
         return Err(failure.hint(format!("model-cache scan {spec}")));
     };
@@ -59,7 +71,8 @@ fn note_trouble(cx: &Context, manifest: &Manifest) {
     note_missing(cx, manifest.quants.iter().map(|(key, quant)| (key.as_str(), &quant.missing[..])));
     for (key, quant) in &manifest.quants {
         if let Some(error) = &quant.last_error {
-            cx.warn(&format!("the last pull of {} failed: {}", render::clean(key), render::clean(error)));
+            let error = render::clean(render::root_cause(error));
+            cx.warn(&format!("the last pull of {} failed: {error}", render::clean(key)));
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     render,
 };
 use serde_json::json;
+use std::time::Duration;
 use tabagent_model_cache::{ModelCache, PullReport, RepoSpec};
 
 /// What was asked for.
@@ -61,25 +62,46 @@ async fn run(cx: &Context, wanted: Wanted, connections: Option<usize>, progress:
         Err(failure) if matches!(failure.code, Code::Interrupted | Code::Terminated) => {
             Err(interrupted(cx, &cache, &spec, progress).await)
         }
-        result => result,
+        Err(failure) => Err(failed(failure, &cache, &spec, progress).await),
+        Ok(report) => Ok(report),
     }
 }
 
-/// What an interrupted pull leaves: the blocks that landed, counted where they are.
-async fn interrupted(cx: &Context, cache: &ModelCache, spec: &RepoSpec, progress: &Progress) -> Failure {
-    let Some((commit, total_bytes)) = progress.started() else { return cx.interrupt.failure() };
+/// What a pull that ended early leaves: the bytes that landed, counted where they are within `patience`, and those it was to bring.
+async fn kept(cache: &ModelCache, spec: &RepoSpec, progress: &Progress, patience: Duration) -> Option<(u64, u64)> {
+    let (commit, total_bytes) = progress.started()?;
     let (paths, cache) = (progress.paths(), cache.clone());
     let at = format!("{}@{commit}", spec.repo);
     let counted = tokio::task::spawn_blocking(move || {
         let files = cache.files(&at).ok()?.into_iter().next()?.files;
         Some(files.iter().filter(|file| paths.contains(file.path.as_str())).map(|file| file.landed_bytes).sum::<u64>())
     });
+    let counted = tokio::time::timeout(patience, counted).await;
+    Some((counted.ok().and_then(Result::ok).flatten().unwrap_or(0), total_bytes))
+}
+
+/// `failure`, with what it leaves.
+async fn failed(failure: Failure, cache: &ModelCache, spec: &RepoSpec, progress: &Progress) -> Failure {
+    let Some((kept_bytes, total_bytes)) = kept(cache, spec, progress, Duration::from_secs(2)).await else { return failure };
+    let failure = failure.field("kept_bytes", kept_bytes).field("total_bytes", total_bytes);
+    match kept_bytes {
+        0 => failure,
+        kept => failure.detail(format!("kept {}; the same command goes on from there", of(kept, total_bytes))),
+    }
+}
+
+/// `19.1 of 60.0 MiB`.
+fn of(part: u64, whole: u64) -> String {
+    render::part_of(part, whole).replacen('/', " of ", 1)
+}
+
+async fn interrupted(cx: &Context, cache: &ModelCache, spec: &RepoSpec, progress: &Progress) -> Failure {
     // Not worth making somebody wait who wants to leave.
-    let counted = tokio::time::timeout(std::time::Duration::from_millis(100), counted).await;
-    let kept_bytes = counted.ok().and_then(Result::ok).flatten().unwrap_or(0);
+    let kept = kept(cache, spec, progress, Duration::from_millis(100)).await;
+    let Some((kept_bytes, total_bytes)) = kept else { return cx.interrupt.failure() };
     let message = match kept_bytes {
         0 => format!("interrupted: nothing of {} landed yet", render::size(total_bytes)),
-        kept => format!("interrupted: kept {}", render::part_of(kept, total_bytes).replacen('/', " of ", 1)),
+        kept => format!("interrupted: kept {}", of(kept, total_bytes)),
     };
     Failure::new(cx.interrupt.code(), message)
         .hint("the same command goes on from there")
@@ -92,6 +114,13 @@ fn summary(report: &PullReport, waited: bool) -> String {
     let what = if report.quants.is_empty() { String::new() } else { format!("{} of ", render::clean(&report.quants.join(", "))) };
     let name = format!("{what}{} ({})", report.repo, report.commit.short());
     let amount = format!("{}, {}", render::count(report.files, "file"), render::size(report.total_bytes));
+    if report.files == 0 {
+        return format!("Nothing to pull: {name} has no files");
+    }
+    // Whether empty files were here can't be seen from their bytes.
+    if report.total_bytes == 0 {
+        return format!("Here now: {name}: {amount}");
+    }
     if report.fetched_bytes == 0 && waited {
         return format!("Here now: {name}: {amount}; another process fetched it");
     }

@@ -11,7 +11,7 @@ use tabagent_model_cache::{Error, Removed, RepoSpec};
 
 pub(super) async fn rm(cx: &Context, repo: String, globs: Vec<String>, quants: Vec<String>, yes: bool) -> Result<Code, Failure> {
     let spec: RepoSpec = repo.parse()?;
-    let cache = cx.open().await?;
+    let cache = cx.open_there().await?;
     if !yes {
         let (asking, name) = (cache.clone(), repo.clone());
         if cx.blocking(move || asking.is_imported(&name)).await? && !confirmed(cx, &spec, &globs).await? {
@@ -35,11 +35,15 @@ pub(super) async fn rm(cx: &Context, repo: String, globs: Vec<String>, quants: V
 }
 
 pub(super) async fn gc(cx: &Context) -> Result<Code, Failure> {
-    let cache = cx.open().await?;
-    let removed = cx.blocking(move || cache.gc()).await?;
+    let cache = cx.open_if_there().await?;
+    let there = cache.is_some();
+    let removed = match cache {
+        Some(cache) => cx.blocking(move || cache.gc()).await?,
+        None => Removed::default(),
+    };
     if cx.global.json {
         output::json(&document(&removed))?;
-    } else {
+    } else if there {
         cx.say(&freed_text(&removed));
     }
     Ok(Code::Done)
@@ -82,6 +86,7 @@ fn document(removed: &Removed) -> Value {
         "size_bytes": removed.bytes,
         "freed_bytes": removed.freed_bytes,
         "busy_bytes": removed.busy_bytes,
+        "filling_bytes": removed.filling_bytes,
         "busy_processes": removed.busy_processes,
         "shared_bytes": removed.shared_bytes,
     })
@@ -89,12 +94,14 @@ fn document(removed: &Removed) -> Value {
 
 fn removed_text(removed: &Removed) -> String {
     let mut text = match (removed.files, removed.freed_bytes) {
+        (0, 0) if removed.filling_bytes > 0 => "Removed what was known of it; no complete file was here.".to_owned(),
         (0, 0) => "Removed what was known of it; no file was here.".to_owned(),
         (0, freed) => format!("Removed unfinished downloads, {} freed.", render::size(freed)),
         (files, _) => format!("Removed {}, {}.", render::count(files, "file"), render::size(removed.bytes)),
     };
     // Space that returned beyond that of the files: downloads that were not finished.
-    let unfinished = (removed.freed_bytes + removed.busy_bytes + removed.shared_bytes).saturating_sub(removed.bytes);
+    let accounted = removed.freed_bytes + removed.busy_bytes + removed.shared_bytes;
+    let unfinished = accounted.saturating_sub(removed.bytes);
     if removed.files > 0 && unfinished > 0 && removed.freed_bytes >= unfinished && removed.shared_bytes == 0 {
         text += &format!(" {} of unfinished downloads freed too.", render::size(unfinished));
     }
@@ -102,7 +109,7 @@ fn removed_text(removed: &Removed) -> String {
     if removed.shared_bytes > removed.bytes / 100 {
         text += &format!(" {} of it stays: other names have the same content.", render::size(removed.shared_bytes));
     }
-    text + &busy_text(removed)
+    text + &busy_text(removed) + &filling_text(removed)
 }
 
 fn freed_text(removed: &Removed) -> String {
@@ -110,7 +117,8 @@ fn freed_text(removed: &Removed) -> String {
         0 => "Nothing to free.".to_owned(),
         freed => format!("Freed {}.", render::size(freed)),
     };
-    match removed.busy_bytes {
+    let in_use = removed.busy_bytes + removed.filling_bytes;
+    match in_use {
         0 => text,
         bytes => format!("{text} {} is in use{}.", render::size(bytes), by(&removed.busy_processes)),
     }
@@ -125,6 +133,22 @@ fn busy_text(removed: &Removed) -> String {
     };
     let (size, by) = (render::size(removed.busy_bytes), by(&removed.busy_processes));
     format!(" {size} is still in use{by} and will be freed {when}.")
+}
+
+/// What somebody fetches right now is left to him.
+fn filling_text(removed: &Removed) -> String {
+    if removed.filling_bytes == 0 {
+        return String::new();
+    }
+    let goes_on = if removed.busy_processes.len() > 1 { "which go on and keep it" } else { "which goes on and keeps it" };
+    let size = render::size(removed.filling_bytes);
+    // Beside readers, who is who is not known.
+    match removed.busy_bytes {
+        0 if !removed.busy_processes.is_empty() => {
+            format!(" {size} of it is being pulled{}, {goes_on}.", by(&removed.busy_processes))
+        }
+        _ => format!(" {size} of it is being pulled by another process, which goes on and keeps it."),
+    }
 }
 
 /// Who reads or fills it, as far as this process may look.
@@ -158,6 +182,17 @@ mod tests {
         );
         busy.busy_processes.push(41278);
         assert!(removed_text(&busy).ends_with("in use by processes 41277, 41278 and will be freed when they let go."));
+    }
+
+    #[test]
+    fn what_is_being_pulled_stays_with_who_pulls_it() {
+        let mut removed = Removed::default();
+        (removed.filling_bytes, removed.busy_processes) = (120 << 20, vec![41277]);
+        assert_eq!(
+            removed_text(&removed),
+            "Removed what was known of it; no complete file was here. \
+             120.00 MiB of it is being pulled by process 41277, which goes on and keeps it."
+        );
     }
 
     #[test]

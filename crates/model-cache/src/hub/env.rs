@@ -45,6 +45,7 @@ impl HubConfig {
     /// # Errors
     /// [`Error::InvalidOption`] naming the variable; [`Error::Io`] for a token file that can't be read.
     pub(crate) fn from_env(vars: Vars<'_>) -> Result<Self> {
+        check_proxies(vars)?;
         let endpoint = text(vars, "HF_ENDPOINT")?.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         Ok(Self {
             endpoint: parse_endpoint("HF_ENDPOINT", &endpoint)?,
@@ -66,20 +67,40 @@ pub(crate) fn parse_endpoint(name: &'static str, value: &str) -> Result<Url> {
     let Ok(mut url) = value.trim().parse::<Url>() else {
         // What can't be taken apart is shown only where no password and no query can stand: after '@', before '?' and '#'.
         let host = value.rsplit('@').next().and_then(|rest| rest.split(['?', '#']).next()).unwrap_or_default();
-        return refuse(printable(host), "it is a URL, for example https://huggingface.co");
+        return refuse(printable(host), "it must be a URL, for example https://huggingface.co");
     };
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return refuse(shown(&url), "it begins with http:// or https:// and a host");
+        return refuse(shown(&url), "it must begin with http:// or https:// and a host");
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return refuse(shown(&url), "it has no user name and password; set HF_TOKEN instead");
+        return refuse(shown(&url), "it must have no user name and password; set HF_TOKEN instead");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return refuse(shown(&url), "it has no query and no fragment");
+        return refuse(shown(&url), "it must have no query and no fragment");
     }
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
     Ok(url)
+}
+
+/// The proxy variables the HTTP client reads by itself, and ignores where they make no sense: told here.
+fn check_proxies(vars: Vars<'_>) -> Result<()> {
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        let Some(value) = text(vars, name)? else { continue };
+        // As curl has it, a proxy may be written without a scheme.
+        let url = if value.contains("://") { value.clone() } else { format!("http://{value}") };
+        let sound = url.parse::<Url>().is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https" | "socks4" | "socks4a" | "socks5" | "socks5h")
+                && url.host_str().is_some_and(|host| !host.is_empty())
+        });
+        if !sound {
+            // What stands before an '@' may be a password.
+            let shown = printable(value.rsplit('@').next().unwrap_or_default());
+            let reason = "it must be a proxy's address, for example http://proxy:8080 or socks5h://proxy:1080".to_owned();
+            return Err(Error::InvalidOption { name, value: shown, reason });
+        }
+    }
+    Ok(())
 }
 
 /// A variable's text, trimmed; none if it is not set or empty.
@@ -88,7 +109,7 @@ pub(super) fn text(vars: Vars<'_>, name: &'static str) -> Result<Option<String>>
     let value = value.into_string().map_err(|value| Error::InvalidOption {
         name,
         value: printable(&value.to_string_lossy()),
-        reason: "it is not UTF-8".to_owned(),
+        reason: "it must be UTF-8".to_owned(),
     })?;
     let value = value.trim();
     Ok((!value.is_empty()).then(|| value.to_owned()))
@@ -103,7 +124,7 @@ pub(super) fn flag(vars: Vars<'_>, name: &'static str) -> Result<bool> {
         _ => Err(Error::InvalidOption {
             name,
             value: printable(&value),
-            reason: "it is one of 1, on, yes, true, 0, off, no, false".to_owned(),
+            reason: "it must be one of 1, on, yes, true, 0, off, no, false".to_owned(),
         }),
     }
 }
@@ -116,7 +137,7 @@ fn seconds(vars: Vars<'_>, name: &'static str) -> Result<Option<Duration>> {
         _ => Err(Error::InvalidOption {
             name,
             value: printable(&value),
-            reason: "it is a number of seconds above 0 and at most 86400".to_owned(),
+            reason: "it must be a number of seconds above 0 and at most 86400".to_owned(),
         }),
     }
 }

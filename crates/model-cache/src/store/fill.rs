@@ -81,7 +81,7 @@ impl Store {
         let blob_key = key::blob(&wanted.digest);
         loop {
             // Looked up in a read first: whoever waits for another's fill asks again and again, and takes no writer's place.
-            let (blob, lease) = match self.blob(&blob_key)? {
+            let (blob, lease, begun) = match self.blob(&blob_key)? {
                 Some(blob) if blob.size_bytes != wanted.size_bytes => {
                     // Begun for a listing that gave the same digest with another size: one of the two lied.
                     if self.free_unfinished(&blob_key)? {
@@ -102,7 +102,7 @@ impl Store {
                     };
                     // Between the row and the lease anything may have happened: look again, under the lease.
                     match self.blob(&blob_key)? {
-                        Some(again) if again.id == blob.id && again.state == BlobState::Filling => (again, lease),
+                        Some(again) if again.id == blob.id && again.state == BlobState::Filling => (again, lease, Begun::Before),
                         _ => continue,
                     }
                 }
@@ -116,12 +116,12 @@ impl Store {
                 None => {
                     let home = key::home(&wanted.repo, &wanted.path);
                     match self.begin_blob(|_| blob_key.clone(), home, wanted.size_bytes)? {
-                        Some((_, blob, lease)) => (blob, lease),
+                        Some((_, blob, lease)) => (blob, lease, Begun::Now),
                         None => continue,
                     }
                 }
             };
-            return match self.prepare_fill(blob_key, blob, lease) {
+            return match self.prepare_fill(blob_key, blob, lease, begun) {
                 Ok(fill) => Ok(Acquired::Fill(Arc::new(fill))),
                 Err(error) => Err(self.say_no_space(error, wanted.name(), wanted.size_bytes)),
             };
@@ -136,7 +136,7 @@ impl Store {
             what: name(),
             reason: "the store's counter of blobs gave a number that is in use".to_owned(),
         })?;
-        let fill = self.prepare_fill(blob_key, blob, lease);
+        let fill = self.prepare_fill(blob_key, blob, lease, Begun::Now);
         fill.map(Arc::new).map_err(|error| self.say_no_space(error, name(), size_bytes))
     }
 
@@ -271,11 +271,11 @@ impl Store {
     }
 
     /// Adopts the extents of a fill that was begun, or reserves them.
-    fn prepare_fill(self: &Arc<Self>, blob_key: String, mut blob: BlobRecord, lease: Lease) -> Result<Fill> {
+    fn prepare_fill(self: &Arc<Self>, blob_key: String, mut blob: BlobRecord, lease: Lease, begun: Begun) -> Result<Fill> {
         let preparing = || format!("could not reserve space for {blob_key}");
         // Opened before the first write: a write-back error is told to no description opened later.
         let writer = self.extents.open_writer().attempted(preparing)?;
-        let extents = match self.reserve(&blob_key, &mut blob, &writer) {
+        let extents = match self.reserve(&blob_key, &mut blob, &writer, begun) {
             Ok(extents) => extents,
             Err(error) => {
                 // Nothing was reserved, so nothing would be lost with the row; a later pull begins anew.
@@ -300,14 +300,14 @@ impl Store {
         Ok(fill)
     }
 
-    fn reserve(&self, blob_key: &str, blob: &mut BlobRecord, writer: &DataFile) -> Result<Vec<Extent>> {
+    fn reserve(&self, blob_key: &str, blob: &mut BlobRecord, writer: &DataFile, begun: Begun) -> Result<Vec<Extent>> {
         let reserving = || format!("could not reserve space for {blob_key}");
         // Looked at without the writer's place first: a fill that has its space goes on also on a disk that is full by now.
         let found = examine(blob, writer, |key| self.extents.locate(key)).attempted(reserving)?;
         if found.adoptable {
             return Ok(found.extents);
         }
-        self.check_room(blob, writer)?;
+        self.check_room(blob, writer, begun)?;
         let txn = self.extents.begin_reserve().attempted(reserving)?;
         let found = examine(blob, writer, |key| txn.locate(key)).attempted(reserving)?;
         for chunk_key in found.own {
@@ -326,7 +326,7 @@ impl Store {
     }
 
     /// The error for a blob the disk has no room for, before any of it is taken.
-    fn check_room(&self, blob: &BlobRecord, writer: &DataFile) -> Result<()> {
+    fn check_room(&self, blob: &BlobRecord, writer: &DataFile, begun: Begun) -> Result<()> {
         if !storage::can_punch() {
             // Freed pages keep their space here, so what is free on the disk does not tell what a reservation needs.
             return Ok(());
@@ -336,7 +336,9 @@ impl Store {
             return Ok(());
         }
         // A reservation of the same blob that was killed may hold the very space that is missing.
-        if let Err(error) = self.give_back_uncommitted(blob, writer) {
+        if begun == Begun::Before
+            && let Err(error) = self.give_back_uncommitted(blob, writer)
+        {
             tracing::debug!(%error, "space a killed reservation may have taken was not found");
         }
         let free_bytes = self.free_bytes()?;
@@ -370,6 +372,15 @@ impl Store {
             other => other,
         }
     }
+}
+
+/// When a fill's row was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    /// By this very call: nothing was ever reserved for it.
+    Now,
+    /// By somebody who may have been killed while reserving.
+    Before,
 }
 
 /// What lies under the chunk keys of a blob's home.

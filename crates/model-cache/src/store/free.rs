@@ -24,8 +24,10 @@ pub struct Removed {
     pub bytes: u64,
     /// Bytes of content given back to the disk.
     pub freed_bytes: u64,
-    /// Bytes of content no name leads to that somebody still reads or fills; they return when that ends.
+    /// Bytes of content no name leads to that somebody still reads; they return when the last reader lets go.
     pub busy_bytes: u64,
+    /// Bytes of unfinished files that somebody is pulling or importing now: that goes on, and keeps them.
+    pub filling_bytes: u64,
     /// Processes that read or fill it, as far as this one may look.
     pub busy_processes: Vec<u32>,
     /// Bytes of the removed names whose content another name used at that moment (two names of one content removed together
@@ -320,7 +322,7 @@ impl Store {
             }
             let lease = self.leases.try_exclusive(blob.id).attempted(|| format!("could not free {blob_key}"))?;
             if lease.is_none() {
-                removed.busy_bytes += blob.size_bytes;
+                removed.filling_bytes += blob.size_bytes;
                 removed.busy_processes.extend(self.leases.holders(blob.id));
                 continue;
             }
@@ -388,17 +390,16 @@ impl Store {
     fn doomed(&self) -> Result<Vec<(String, u64)>> {
         let found =
             self.begin_read()?.scan_bytes(&STORE, "doomed:").attempted(|| "could not list what is to be freed".to_owned())?;
-        found
-            .into_iter()
-            .map(|(marker, blob_key)| {
-                let id = marker.strip_prefix("doomed:").and_then(|id| id.parse().ok());
-                let blob_key = String::from_utf8(blob_key).ok();
-                id.zip(blob_key).map(|(id, blob_key)| (blob_key, id)).ok_or_else(|| Error::Damaged {
-                    what: format!("record {marker:?} of table store"),
-                    reason: "it names no blob".to_owned(),
-                })
-            })
-            .collect()
+        let blob_of = |(marker, blob_key): (String, Vec<u8>)| {
+            let id = marker.strip_prefix("doomed:").and_then(|id| id.parse().ok());
+            let found = String::from_utf8(blob_key).ok().zip(id);
+            if found.is_none() {
+                // It must not keep the others from being freed; its blob's row says Doomed still.
+                tracing::warn!(%marker, "a marker of what is to be freed names no blob");
+            }
+            found
+        };
+        Ok(found.into_iter().filter_map(blob_of).collect())
     }
 }
 

@@ -12,6 +12,8 @@
 mod fill;
 mod free;
 mod read;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use fill::{Acquired, Fill, Wanted};
 pub use free::Removed;
@@ -86,10 +88,17 @@ impl Store {
         drop(room);
         let store = Arc::new(Self { folder, records, extents, leases, ballast, touched: Mutex::default() });
         // What can't be freed now must not keep anybody from what is here.
-        if let Err(error) = store.free_doomed().and_then(|()| store.free_abandoned_imports()) {
-            tracing::warn!(%error, "what a crash left to be freed was not freed yet");
+        for freed in [store.free_doomed(), store.free_abandoned_imports()] {
+            if let Err(error) = freed {
+                tracing::warn!(%error, "what a crash left to be freed was not freed yet");
+            }
         }
         Ok(store)
+    }
+
+    /// Whether there is a store in `folder`, whole or not, or something that is no folder and opening it will tell.
+    pub(crate) fn is_in(folder: &Path) -> bool {
+        folder.join(MANIFESTS_FOLDER).exists() || (folder.exists() && !folder.is_dir())
     }
 
     pub(crate) fn folder(&self) -> &Path {

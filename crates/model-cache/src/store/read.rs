@@ -199,7 +199,12 @@ impl View {
             match header {
                 Some(header)
                     if header.owner == blob.id && header.index == index as u32 && header.data_bytes == extent.data_bytes => {}
-                other => return Err(damaged(format!("chunk {index} should be at page {page}; there is {other:?}"))),
+                other => {
+                    let found = other.map_or("nothing of ours".to_owned(), |header| {
+                        format!("chunk {} of blob {} with {} bytes", header.index, header.owner, header.data_bytes)
+                    });
+                    return Err(damaged(format!("chunk {index} should be at page {page}, where there is {found}")));
+                }
             }
             extents.push(extent);
         }

@@ -374,7 +374,7 @@ fn is_new(folder: &Path, page_bytes: usize) -> Result<bool> {
         }
         if tries == 5 {
             let source = format!("its data file has {bytes} bytes, fewer than its first pages: cut short, or not libmdbx's");
-            return Err(Error::Engine { action: "open", environment: folder.to_owned(), source: source.into() });
+            return Err(Error::BadEnvironment { action: "open", environment: folder.to_owned(), source: source.into() });
         }
         // Another process may be writing them just now.
         tries += 1;
@@ -411,6 +411,11 @@ fn open_error(action: &'static str, folder: &Path, source: libmdbx::Error) -> Er
             Error::ReadOnly { path, source: io::Error::from(io::ErrorKind::ReadOnlyFilesystem) }
         }
         libmdbx::Error::RemoteFilesystem => Error::NetworkFileSystem { path, kind: "as libmdbx says" },
+        source @ (libmdbx::Error::Corrupted
+        | libmdbx::Error::PageNotFound
+        | libmdbx::Error::CursorFull
+        | libmdbx::Error::Invalid
+        | libmdbx::Error::VersionMismatch) => Error::BadEnvironment { action, environment: path, source: Box::new(source) },
         source => Error::Engine { action, environment: path, source: Box::new(source) },
     }
 }

@@ -1,0 +1,401 @@
+//! What the store keeps to in the rare order of things: damage, races between threads, and leftovers of a crash.
+
+use super::*;
+use crate::digest::{Digest, Hasher};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+const MIB: u64 = 1 << 20;
+const PATH: &str = "model.gguf";
+
+fn open(dir: &Path) -> Arc<Store> {
+    Store::open(&StorageRegistry::new(dir), dir).unwrap()
+}
+
+fn repo() -> PinnedRepo {
+    PinnedRepo::new("org/model".parse().unwrap(), "0123456789abcdef0123456789abcdef01234567".parse().unwrap())
+}
+
+fn spec() -> RepoSpec {
+    "org/model".parse().unwrap()
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    let mut hasher = Hasher::sha256();
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+fn wanted(path: &str, size_bytes: u64, digest: Digest) -> Wanted {
+    Wanted { repo: repo(), path: path.parse().unwrap(), size_bytes, digest }
+}
+
+fn wanted_bytes(path: &str, bytes: &[u8]) -> Wanted {
+    wanted(path, bytes.len() as u64, digest_of(bytes))
+}
+
+fn acquire(store: &Arc<Store>, wanted: &Wanted) -> Arc<Fill> {
+    match store.acquire(wanted).unwrap() {
+        Acquired::Fill(fill) => fill,
+        Acquired::Here => panic!("{wanted:?} is here already"),
+        Acquired::Busy { .. } => panic!("somebody fills {wanted:?}"),
+    }
+}
+
+/// Writes and journals all of `bytes`.
+fn write_all(fill: &Fill, bytes: &[u8]) {
+    for (block, part) in bytes.chunks(BLOCK_BYTES as usize).enumerate() {
+        fill.write(block as u64 * BLOCK_BYTES, part).unwrap();
+        fill.land(block as u64, crc32c::crc32c(part)).unwrap();
+    }
+}
+
+/// A sealed file of these bytes; its blob's key and row.
+fn seal(store: &Arc<Store>, path: &str, bytes: &[u8]) -> (String, BlobRecord) {
+    let wanted = wanted_bytes(path, bytes);
+    let fill = acquire(store, &wanted);
+    write_all(&fill, bytes);
+    fill.seal(&wanted).unwrap();
+    let blob_key = key::blob(&wanted.digest);
+    let blob = store.blob(&blob_key).unwrap().unwrap();
+    (blob_key, blob)
+}
+
+fn read(store: &Arc<Store>, path: &str) -> Result<Option<StoredFile>> {
+    store.open_file(&repo(), &path.parse().unwrap(), true)
+}
+
+fn bytes_of(file: &StoredFile) -> &[u8] {
+    match &file.content {
+        Content::Inline(bytes) => bytes,
+        Content::View(view) => view.as_slice(),
+    }
+}
+
+fn holds(store: &Arc<Store>, path: &str, bytes: &[u8]) -> bool {
+    read(store, path).unwrap().is_some_and(|file| bytes_of(&file) == bytes)
+}
+
+/// Damages the header of the first chunk, or, called again, mends it.
+fn flip_header(store: &Store, blob: &BlobRecord) {
+    const OWNER: u64 = 64 + 16;
+    let file = File::options().read(true).write(true).open(store.folder().join(CHUNKS_FOLDER).join("mdbx.dat")).unwrap();
+    let at = u64::from(blob.pages[0]) * storage::PAGE_BYTES + OWNER;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0xff], at).unwrap();
+}
+
+fn has_chunk(store: &Store, blob: &BlobRecord) -> bool {
+    store.extents.locate(&key::chunk(&blob.home, 0)).unwrap().is_some()
+}
+
+fn remove_all(store: &Store) -> Removed {
+    store.remove(&spec(), &Selection::All).unwrap()
+}
+
+// -- damage ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn gc_leaves_a_sealed_extent_whose_header_is_damaged_alone_with_a_reader_and_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let bytes = vec![7; 6 << 20];
+    let (_, blob) = seal(&store, PATH, &bytes);
+    let reading = read(&store, PATH).unwrap().unwrap();
+    assert!(bytes_of(&reading) == bytes);
+    flip_header(&store, &blob);
+    assert_eq!(store.collect_garbage().unwrap().freed_bytes, 0);
+    assert!(bytes_of(&reading) == bytes, "gc took the bytes away under their reader");
+    drop(reading);
+    assert_eq!(store.collect_garbage().unwrap().freed_bytes, 0);
+    assert!(matches!(read(&store, PATH), Err(Error::Damaged { .. })), "the damage is told");
+    assert!(has_chunk(&store, &blob));
+    flip_header(&store, &blob);
+    assert!(holds(&store, PATH, &bytes));
+}
+
+#[test]
+fn removing_a_file_whose_header_is_damaged_frees_its_chunk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (_, blob) = seal(&store, PATH, &vec![7; 6 << 20]);
+    flip_header(&store, &blob);
+    let before = storage::allocated_bytes(dir.path()).unwrap();
+    let removed = remove_all(&store);
+    assert_eq!((removed.freed_bytes, removed.busy_bytes), (6 * MIB, 0));
+    assert!(!has_chunk(&store, &blob));
+    assert!(store.all_blobs().unwrap().is_empty());
+    if storage::can_punch() {
+        let after = storage::allocated_bytes(dir.path()).unwrap();
+        assert!(after + 5 * MIB <= before, "{before} B before, {after} B after");
+    }
+    assert_eq!(store.collect_garbage().unwrap().freed_bytes, 0);
+}
+
+#[test]
+fn a_removed_file_whose_header_is_damaged_stays_whole_through_a_gc_until_its_reader_lets_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let bytes = vec![7; 6 << 20];
+    let (blob_key, blob) = seal(&store, PATH, &bytes);
+    let reading = read(&store, PATH).unwrap().unwrap();
+    flip_header(&store, &blob);
+    assert_eq!(remove_all(&store).busy_bytes, 6 * MIB);
+    assert_eq!(store.collect_garbage().unwrap().freed_bytes, 0);
+    assert!(bytes_of(&reading) == bytes);
+    drop(reading);
+    assert!(store.blob(&blob_key).unwrap().is_none());
+    assert!(!has_chunk(&store, &blob));
+}
+
+// -- a seal and who reads then ----------------------------------------------------------------------------------------
+
+#[test]
+fn a_file_is_readable_once_it_is_sealed_also_while_its_fill_is_still_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let bytes = vec![7; 6 << 20];
+    let wanted = wanted_bytes(PATH, &bytes);
+    let fill = acquire(&store, &wanted);
+    write_all(&fill, &bytes);
+    fill.seal(&wanted).unwrap();
+    // A pull whose future nobody polls holds it for as long as that takes.
+    assert!(holds(&store, PATH, &bytes));
+    drop(fill);
+    assert!(holds(&store, PATH, &bytes));
+}
+
+#[test]
+fn a_file_is_readable_while_its_sealer_waits_to_free_what_it_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (old_key, _) = seal(&store, PATH, &vec![7; 6 << 20]);
+    let bytes = vec![8; 6 << 20];
+    let wanted = wanted_bytes(PATH, &bytes);
+    let fill = acquire(&store, &wanted);
+    write_all(&fill, &bytes);
+    let sealing = thread::spawn(move || fill.seal(&wanted));
+    while store.blob(&old_key).unwrap().is_some_and(|old| old.state == BlobState::Sealed) {
+        thread::yield_now();
+    }
+    // Another's reservation, which the free of the old content has to wait for.
+    let reservation = store.extents.begin_reserve().unwrap();
+    assert!(holds(&store, PATH, &bytes));
+    drop(reservation);
+    sealing.join().unwrap().unwrap();
+    assert!(store.blob(&old_key).unwrap().is_none());
+    assert!(holds(&store, PATH, &bytes));
+}
+
+#[test]
+fn small_files_that_are_written_anew_and_removed_never_read_as_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let (store, done) = (Arc::clone(&store), Arc::clone(&done));
+            thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    if let Some(file) = read(&store, "config.json").unwrap() {
+                        let bytes = bytes_of(&file);
+                        assert!(bytes.len() >= 1000 && bytes.iter().all(|byte| *byte == bytes[0]));
+                    }
+                }
+            })
+        })
+        .collect();
+    let begun = Instant::now();
+    for round in 0..2000usize {
+        let bytes = vec![round as u8; 1000 + round % 3];
+        store.seal_inline(&wanted_bytes("config.json", &bytes), &bytes).unwrap();
+        if round % 2 == 0 {
+            remove_all(&store);
+        }
+        if begun.elapsed() > Duration::from_millis(1500) || readers.iter().any(thread::JoinHandle::is_finished) {
+            break;
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+}
+
+// -- one digest, two sizes --------------------------------------------------------------------------------------------
+
+#[test]
+fn a_small_file_is_sealed_where_an_unfinished_fill_of_another_size_has_its_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let lying = acquire(&store, &wanted("a.gguf", 10 * MIB, digest_of(b"{}")));
+    let honest = wanted_bytes("config.json", b"{}");
+    // Somebody is at it: refused, with no name that leads to what is not whole.
+    assert!(!store.link_if_here(&honest).unwrap());
+    assert!(matches!(store.seal_inline(&honest, b"{}"), Err(Error::Busy { .. })));
+    assert!(read(&store, "config.json").unwrap().is_none());
+    drop(lying);
+    assert!(!store.link_if_here(&honest).unwrap());
+    store.seal_inline(&honest, b"{}").unwrap();
+    assert!(holds(&store, "config.json", b"{}"));
+    store.collect_garbage().unwrap();
+    assert!(holds(&store, "config.json", b"{}"));
+    assert_eq!(store.fills().unwrap().len(), 0);
+    assert!(store.extents.locate(&key::chunk(&key::home(&repo(), &"a.gguf".parse().unwrap()), 0)).unwrap().is_none());
+}
+
+#[test]
+fn a_large_file_takes_the_place_of_an_unfinished_fill_of_another_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let bytes = vec![7; 6 << 20];
+    for lie in [3 * MIB, 10 * MIB] {
+        let lying = acquire(&store, &wanted("a.gguf", lie, digest_of(&bytes)));
+        assert!(store.acquire(&wanted_bytes(PATH, &bytes)).is_err(), "somebody is at it");
+        drop(lying);
+        seal(&store, PATH, &bytes);
+        assert!(holds(&store, PATH, &bytes));
+        assert_eq!(store.all_blobs().unwrap().len(), 1);
+        remove_all(&store);
+    }
+    // Content that is sealed stands, whatever a listing says of its size.
+    seal(&store, PATH, &bytes);
+    assert!(matches!(store.acquire(&wanted("b.gguf", 7 * MIB, digest_of(&bytes))), Err(Error::BadAnswer { .. })));
+    assert!(holds(&store, PATH, &bytes));
+}
+
+// -- opens beside others' work ----------------------------------------------------------------------------------------
+
+#[test]
+fn imports_succeed_while_others_open_the_store_and_collect_garbage() {
+    const IMPORTS: u8 = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let done = Arc::new(AtomicBool::new(false));
+    let others: Vec<_> = (0..3)
+        .map(|n| {
+            let (folder, done) = (dir.path().to_owned(), Arc::clone(&done));
+            thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let store = open(&folder);
+                    if n == 0 {
+                        store.collect_garbage().unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    let local = PinnedRepo::import("org/local".parse().unwrap());
+    for n in 0..IMPORTS {
+        let path: FilePath = format!("file{n}").parse().unwrap();
+        let bytes = vec![n; 100_000];
+        let fill = store.begin_import(&local, &path, bytes.len() as u64).unwrap();
+        write_all(&fill, &bytes);
+        assert_eq!(store.fills().unwrap().len(), 1, "import {n} was taken for abandoned");
+        if n % 2 == 0 {
+            let wanted = Wanted { repo: local.clone(), path, size_bytes: bytes.len() as u64, digest: digest_of(&bytes) };
+            fill.seal(&wanted).unwrap();
+        } else {
+            fill.discard().unwrap();
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    others.into_iter().for_each(|other| other.join().unwrap());
+    for n in (0..IMPORTS).step_by(2) {
+        let file = store.open_file(&local, &format!("file{n}").parse().unwrap(), true).unwrap().unwrap();
+        assert!(bytes_of(&file).iter().all(|byte| *byte == n));
+    }
+    assert_eq!(store.all_blobs().unwrap().len(), usize::from(IMPORTS / 2));
+    assert_eq!(store.collect_garbage().unwrap().freed_bytes, 0);
+}
+
+/// A store in `dir` in which a crash left: two files to be freed, an import to be freed, and, before and after them, markers
+/// of files to be freed that name none.
+fn leave_a_marker_that_names_no_blob(dir: &Path) {
+    let store = open(dir);
+    let import = PinnedRepo::import("org/local".parse().unwrap());
+    drop(store.begin_import(&import, &"file".parse().unwrap(), MIB).unwrap());
+    let doomed = [seal(&store, "a.gguf", &vec![1; 1 << 20]), seal(&store, "b.gguf", &vec![2; 1 << 20])];
+    let small = wanted_bytes("config.json", b"{}");
+    store.seal_inline(&small, b"{}").unwrap();
+    let txn = store.begin_write().unwrap();
+    for (blob_key, mut blob) in doomed {
+        for name in std::mem::take(&mut blob.names) {
+            txn.delete(&METADATA, &name).unwrap();
+        }
+        blob.state = BlobState::Doomed;
+        txn.put(&BLOBS, &blob_key, &blob).unwrap();
+        txn.put_bytes(&STORE, &key::doomed(blob.id), blob_key.as_bytes()).unwrap();
+    }
+    for (marker, value) in
+        [("doomed:0", &b"\xff\xfe"[..]), ("doomed:x", b"blob:x"), ("doomed:99", b"\xff\xfe"), ("doomed:98", b"")]
+    {
+        txn.put_bytes(&STORE, marker, value).unwrap();
+    }
+    store.commit(txn).unwrap();
+}
+
+#[test]
+fn a_marker_that_names_no_blob_does_not_keep_the_store_from_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    leave_a_marker_that_names_no_blob(dir.path());
+    let store = open(dir.path());
+    assert!(holds(&store, "config.json", b"{}"));
+    let bytes = vec![7; 1 << 20];
+    seal(&store, PATH, &bytes);
+    assert!(holds(&store, PATH, &bytes));
+}
+
+#[test]
+fn a_marker_that_names_no_blob_does_not_keep_others_from_being_freed() {
+    let dir = tempfile::tempdir().unwrap();
+    leave_a_marker_that_names_no_blob(dir.path());
+    let store = open(dir.path());
+    let blobs = store.all_blobs().unwrap();
+    assert!(blobs.iter().all(|(_, blob)| blob.is_inline()), "not freed by the open: {blobs:?}");
+    // Nor from a gc, or a removal.
+    store.collect_garbage().unwrap();
+    seal(&store, PATH, &vec![7; 1 << 20]);
+    assert_eq!(remove_all(&store).freed_bytes, MIB + 2);
+}
+
+// -- times of last use ------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_time_of_a_last_use_survives_writes_that_change_nothing_and_goes_with_the_next_that_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let written = |id| store.begin_read().unwrap().get(&ACCESS, &key::access(id)).unwrap().map(|record| record.last_used_unix_ms);
+    let (_, blob) = seal(&store, PATH, &vec![7; 1 << 20]);
+    drop(read(&store, PATH).unwrap().unwrap());
+    let used = store.last_used_unix_ms(blob.id).unwrap();
+    assert!(used.is_some());
+    assert_eq!(written(blob.id), None, "a read writes nothing");
+    // Writes that turn out to have nothing to write: no such listing, content that is not here, a file that is gone.
+    store.set_last_error(&repo(), &["Q4_0".to_owned()], Some("it failed")).unwrap();
+    assert!(!store.link_if_here(&wanted_bytes("b", b"b")).unwrap());
+    drop(store.begin_write().unwrap());
+    let manifest = ManifestEntry {
+        task: None,
+        scanned_unix_ms: 0,
+        files: Vec::new(),
+        quants: Vec::new(),
+        shared: Vec::new(),
+        extras: Vec::new(),
+    };
+    let gone: FilePath = "gone".parse().unwrap();
+    let ended = store.finish_pull(&repo(), &"main".parse().unwrap(), &manifest, [&gone].into_iter());
+    assert!(matches!(ended, Err(Error::RemovedMeanwhile { .. })));
+    assert_eq!(store.last_used_unix_ms(blob.id).unwrap(), used);
+    // Of a blob that is gone no record is left behind.
+    store.touch("blob:gone", 77);
+    store.seal_inline(&wanted_bytes("config.json", b"{}"), b"{}").unwrap();
+    assert_eq!(written(blob.id), used);
+    assert_eq!(written(77), None);
+    drop(store);
+    assert_eq!(open(dir.path()).last_used_unix_ms(blob.id).unwrap(), used);
+}
