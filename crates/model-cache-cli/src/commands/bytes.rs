@@ -9,7 +9,6 @@ use crate::{
 use std::{
     io::{self, IsTerminal, Write},
     ops::Range,
-    path::Path,
 };
 use tabagent_model_cache::{Error, ModelFile, QuantStatus, RepoSpec};
 use tokio_util::sync::CancellationToken;
@@ -21,9 +20,6 @@ pub(super) async fn cat(cx: &Context, repo: String, path: String, range: Option<
     if cx.global.json {
         let failure = Failure::new(Code::Usage, "cat writes the file's own bytes, which are not JSON");
         return Err(failure.hint(format!("model-cache cat {} {}", render::shell(&repo), render::shell(&path))));
-    }
-    if is_stdout_closed() {
-        return Err(Failure::new(Code::Other, "could not write to stdout: it is closed"));
     }
     let cache = cx.open_there().await?;
     let (asked, opened) = (repo.clone(), path.clone());
@@ -102,18 +98,6 @@ enum Absent {
     Begun { percent: u64, pulled: bool },
     /// The repo has no such file.
     Unknown,
-}
-
-/// Whether the program was started without a stdout. Rust opens `/dev/null` in its place, for reading and writing; who wants to throw
-/// bytes away opens it for writing.
-fn is_stdout_closed() -> bool {
-    let is_null = std::fs::read_link("/proc/self/fd/1").is_ok_and(|target| target == Path::new("/dev/null"));
-    let flags = || {
-        let info = std::fs::read_to_string("/proc/self/fdinfo/1").ok()?;
-        u32::from_str_radix(info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim(), 8).ok()
-    };
-    // The two lowest bits: 0 reads, 1 writes, 2 does both.
-    is_null && flags().is_some_and(|flags| flags & 3 == 2)
 }
 
 /// Copies `range`; `false`, and nothing copied, if it would make a terminal do things.

@@ -6,7 +6,7 @@
 
 use super::{ANY_FILL_LEASE, Store, fill::extent_specs, writing};
 use crate::{
-    error::{Attempted, Error, Result},
+    error::{Attempted, Result},
     key::{self, PinnedRepo},
     name::{FilePath, RepoSpec},
     record::*,
@@ -131,10 +131,12 @@ impl Store {
     pub(crate) fn collect_garbage(&self) -> Result<Removed> {
         let _room = self.ballast.give_up_if_needed().attempted(writing)?;
         let mut removed = Removed::default();
-        for (blob_key, id) in self.doomed()? {
-            let size_bytes = self.blob(&blob_key)?.map_or(0, |blob| blob.size_bytes);
-            let freed = self.free_blob(&blob_key, id)?;
-            removed.add(freed, size_bytes);
+        // By the rows, not by their markers: a marker may be damaged.
+        for (blob_key, blob) in self.all_blobs()? {
+            if matches!(blob.state, BlobState::Doomed | BlobState::Freeing) {
+                let freed = self.free_blob(&blob_key, blob.id)?;
+                removed.add(freed, blob.size_bytes);
+            }
         }
         self.free_fills(self.all_blobs()?, |_| true, &mut removed)?;
         removed.freed_bytes += self.free_orphans()?;
