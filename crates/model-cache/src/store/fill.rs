@@ -585,8 +585,13 @@ impl Fill {
             .ok_or_else(|| Error::Damaged { what: wanted.name(), reason: "a block is missing at its seal".to_owned() })?;
         let blob_key = key::blob(&wanted.digest);
         let meta_key = key::meta(&wanted.repo, &wanted.path);
-        if blob_key != self.blob_key {
+        let is_import = blob_key != self.blob_key;
+        if is_import {
+            // Only now has it a digest: the same content may be here already, or begun by a pull nobody continues.
             self.store.free_unfinished(&blob_key)?;
+            if self.store.link_content(wanted, &blob_key)? {
+                return self.discard();
+            }
         }
         let txn = self.store.begin_write()?;
         let row = txn.get(&BLOBS, &self.blob_key).attempted(writing)?;
@@ -594,21 +599,7 @@ impl Fill {
             return Err(Error::Damaged { what: wanted.name(), reason: "its row changed under its lease".to_owned() });
         }
         self.store.replace_name(&txn, &meta_key, &blob_key)?;
-        if blob_key != self.blob_key {
-            // An import: only now has it a digest.
-            if let Some(mut twin) = txn.get(&BLOBS, &blob_key).attempted(writing)?
-                && matches!(twin.state, BlobState::Sealed | BlobState::Doomed)
-            {
-                // The same content is here already. Ours is freed by the caller.
-                twin.state = BlobState::Sealed;
-                txn.delete(&STORE, &key::doomed(twin.id)).attempted(writing)?;
-                let id = twin.id;
-                link(&txn, &mut twin, &blob_key, meta_key, &wanted.metadata(id))?;
-                self.store.commit(txn)?;
-                self.discard()?;
-                self.store.free_replaced();
-                return Ok(());
-            }
+        if is_import {
             if txn.get(&BLOBS, &blob_key).attempted(writing)?.is_some() {
                 drop(txn);
                 self.discard()?;
