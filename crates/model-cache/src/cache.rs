@@ -9,8 +9,8 @@ use crate::{
     hub::RetryNotice,
     key::PinnedRepo,
     manifest::{self, Manifest},
-    name::{FilePath, RepoSpec, Revision},
-    progress::{ProgressCallback, Reporter},
+    name::{FilePath, RepoSpec},
+    progress::ProgressCallback,
     pull::{Pull, PullReport},
     record::ManifestEntry,
     store::{Removed, Selection, Store},
@@ -318,11 +318,4 @@ impl ModelCache {
     pub fn gc(&self) -> Result<Removed> {
         self.store().collect_garbage()
     }
-}
-
-/// Everything a pull needs to know of where it stands.
-pub(crate) struct Placed {
-    pub(crate) pinned: PinnedRepo,
-    pub(crate) revision: Revision,
-    pub(crate) reporter: Reporter,
 }

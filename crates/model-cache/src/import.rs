@@ -130,15 +130,10 @@ impl ModelCache {
                 // All of it is read by now; this only asks whether to go on.
                 tell(size_bytes)?;
             }
-            let wanted = wanted(hasher.finish());
-            let here = self.store().link_if_here(&wanted)?;
-            if !here {
-                fill.seal(&wanted)?;
-            }
-            Ok(here)
+            fill.seal(&wanted(hasher.finish()))
         });
-        // What is not sealed under its digest by now never will be: an import can't be resumed, since its source may change.
-        if !matches!(filled, Ok(false))
+        // What is not sealed by now never will be: an import can't be resumed, since its source may change.
+        if filled.is_err()
             && let Err(error) = fill.discard()
         {
             tracing::warn!(%error, "an import that was not finished was not freed yet");

@@ -1,14 +1,14 @@
 //! A pull, from its description to its report: [`Pull`].
 
 use crate::{
-    cache::{ModelCache, Placed},
+    cache::ModelCache,
     choice::Globs,
     download::{self, Lane, blocking},
     error::{Error, Result},
     hub::{RetryNotice, TreeFile},
     key::PinnedRepo,
     manifest::activity,
-    name::{CommitId, FilePath, RepoId, RepoSpec},
+    name::{CommitId, FilePath, RepoId, RepoSpec, Revision},
     progress::{EventSink, ProgressCallback, Reporter},
     record::ManifestEntry,
 };
@@ -65,6 +65,13 @@ pub struct PullReport {
     pub elapsed: Duration,
     /// Files that names of the others promise and the repo lacks.
     pub missing: Vec<String>,
+}
+
+/// Where a pull stands, once its commit is known.
+struct Placed {
+    pinned: PinnedRepo,
+    revision: Revision,
+    reporter: Reporter,
 }
 
 /// What was chosen of a listing.

@@ -117,10 +117,8 @@ impl Extents {
     pub fn locate(&self, key: &str) -> Result<Option<Extent>> {
         let txn = self.db.begin_read()?;
         let table = txn.open_table(self.table)?;
-        match self.db.locate(&txn, &table, key, PAGE_BYTES as usize)? {
-            None => Ok(None),
-            Some(placed) => Extent::from_placed(key, &placed).map(Some),
-        }
+        let placed = self.db.locate(&txn, &table, key, PAGE_BYTES as usize)?;
+        placed.map(|placed| Extent::from_placed(key, &placed)).transpose()
     }
 
     /// Begins a write that may reserve. Waits for the one writer's place.
@@ -235,10 +233,8 @@ impl ExtentsWrite<'_> {
     pub fn locate(&self, key: &str) -> Result<Option<Extent>> {
         let db = &self.extents.db;
         let table = self.txn.open_table(self.extents.table)?;
-        match db.locate(&self.txn, &table, key, PAGE_BYTES as usize)? {
-            None => Ok(None),
-            Some(placed) => Extent::from_placed(key, &placed).map(Some),
-        }
+        let placed = db.locate(&self.txn, &table, key, PAGE_BYTES as usize)?;
+        placed.map(|placed| Extent::from_placed(key, &placed)).transpose()
     }
 
     /// Deletes the extent at `key`; false if there is none. Its pages may be reused at once by the next writer.

@@ -129,7 +129,7 @@ async fn fill_and_seal(
     let sealed = Arc::clone(&fill.0);
     blocking::run(move || {
         sealed.check(&name, wanted.digest, found)?;
-        sealed.seal(&wanted)
+        sealed.seal(&wanted).map(drop)
     })
     .await?;
     Ok(fetched_bytes)

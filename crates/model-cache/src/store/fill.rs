@@ -565,11 +565,24 @@ impl Fill {
 
     /// Makes the content durable, then visible under `wanted`'s name: the one commit point.
     ///
+    /// True if an import's content turned out to be here: then that was named, and this copy of it is dropped.
+    ///
     /// # Errors
     /// [`Error::Storage`] if any write of this fill may have been lost; nothing is sealed then, and the next pull checks what
-    /// the disk has.
-    pub(crate) fn seal(&self, wanted: &Wanted) -> Result<()> {
+    /// the disk has. [`Error::Busy`] if somebody fetches an import's content just now.
+    pub(crate) fn seal(&self, wanted: &Wanted) -> Result<bool> {
         let sealing = || format!("could not make {} durable", wanted.name());
+        let blob_key = key::blob(&wanted.digest);
+        let meta_key = key::meta(&wanted.repo, &wanted.path);
+        let is_import = blob_key != self.blob_key;
+        if is_import {
+            // Only now has it a digest: the same content may be here already, or begun by a pull nobody continues.
+            self.store.free_unfinished(&blob_key)?;
+            if self.store.link_if_here(wanted)? {
+                self.discard()?;
+                return Ok(true);
+            }
+        }
         if let Err(error) = self.writer.sync() {
             for extent in &self.extents {
                 let _ = self.writer.forget(extent);
@@ -583,16 +596,6 @@ impl Fill {
             .copied()
             .collect::<Option<Vec<u32>>>()
             .ok_or_else(|| Error::Damaged { what: wanted.name(), reason: "a block is missing at its seal".to_owned() })?;
-        let blob_key = key::blob(&wanted.digest);
-        let meta_key = key::meta(&wanted.repo, &wanted.path);
-        let is_import = blob_key != self.blob_key;
-        if is_import {
-            // Only now has it a digest: the same content may be here already, or begun by a pull nobody continues.
-            self.store.free_unfinished(&blob_key)?;
-            if self.store.link_content(wanted, &blob_key)? {
-                return self.discard();
-            }
-        }
         let txn = self.store.begin_write()?;
         let row = txn.get(&BLOBS, &self.blob_key).attempted(writing)?;
         if !row.is_some_and(|row| row.id == self.blob.id && row.state == BlobState::Filling) {
@@ -601,8 +604,6 @@ impl Fill {
         self.store.replace_name(&txn, &meta_key, &blob_key)?;
         if is_import {
             if txn.get(&BLOBS, &blob_key).attempted(writing)?.is_some() {
-                drop(txn);
-                self.discard()?;
                 return Err(Error::Busy { what: wanted.name(), reason: "the same content is being fetched or freed" });
             }
             txn.delete(&BLOBS, &self.blob_key).attempted(writing)?;
@@ -616,7 +617,7 @@ impl Fill {
         // Every write was awaited before the seal, so none is in flight that the lease would have to outlive.
         drop(self.leases.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.store.free_replaced();
-        Ok(())
+        Ok(false)
     }
 
     /// Drops the content: its space returns, its row goes.

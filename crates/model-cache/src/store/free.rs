@@ -103,16 +103,16 @@ impl Store {
             }
             removed.add(freed, size_bytes);
         }
-        if matches!(selection, Selection::All) {
-            self.remove_fills(&repos, &|_, _| true, &mut removed)?;
+        match selection {
+            Selection::All => self.remove_fills(&repos, &|_, _| true, &mut removed)?,
+            Selection::Paths(_) => self.settle()?,
         }
         removed.busy_processes.sort_unstable();
         removed.busy_processes.dedup();
-        self.settle()?;
         Ok(removed)
     }
 
-    /// Frees the unfinished fills of the files `wanted` of `repos`.
+    /// Frees the unfinished fills of the files `wanted` of `repos`, and settles the store.
     pub(crate) fn remove_fills(
         &self,
         repos: &[PinnedRepo],
