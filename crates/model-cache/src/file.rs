@@ -1,6 +1,7 @@
 //! A file handed to a loader: [`ModelFile`], one contiguous read-only slice; [`ModelReader`] for those who want `Read + Seek`.
 
 use crate::{
+    placement::Placement,
     record::CHUNK_BYTES,
     store::{Content, StoredFile},
 };
@@ -55,6 +56,17 @@ impl ModelFile {
     /// A reader over the content, with a position of its own; it keeps the lease too.
     pub fn reader(&self) -> ModelReader {
         ModelReader { file: self.clone(), position: 0 }
+    }
+
+    /// Where the content lies in the store's data file, for programs that map it by themselves; `None` for files of at most
+    /// 64 KiB, which are not in it.
+    ///
+    /// True for as long as a clone of this file lives: whoever reads by these offsets keeps one until it has stopped.
+    pub fn placement(&self) -> Option<Placement> {
+        match &self.file.content {
+            Content::Inline(_) => None,
+            Content::View(view) => Some(Placement::of(view)),
+        }
     }
 
     fn chunk(&self, index: usize) -> Option<&[u8]> {

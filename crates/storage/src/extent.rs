@@ -12,10 +12,10 @@ use crate::{
     data_file::{DataFile, ExtentHeader},
     disk,
     error::{Error, Result},
-    mdbx::{ExtentsDb, PAGE_HEADER_BYTES, Placed, Unread, WriteMap, Writing},
+    mdbx::{DATA_FILE, ExtentsDb, PAGE_HEADER_BYTES, Placed, Unread, WriteMap, Writing},
 };
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -98,6 +98,13 @@ impl Extents {
     /// The environment's folder.
     pub fn folder(&self) -> &Path {
         self.db.folder()
+    }
+
+    /// Where the data file lies, for programs that are told to read extents from it by themselves: see [`Extent::data_offset`].
+    ///
+    /// It belongs to libmdbx: nobody but this crate writes into it.
+    pub fn data_file_path(&self) -> PathBuf {
+        self.folder().join(DATA_FILE)
     }
 
     /// The data file, for reading and mapping.

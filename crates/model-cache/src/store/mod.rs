@@ -18,7 +18,7 @@ mod tests;
 pub(crate) use fill::{Acquired, Fill, Wanted};
 pub use free::Removed;
 pub(crate) use free::Selection;
-pub(crate) use read::{Content, StoredFile};
+pub(crate) use read::{Content, StoredFile, View};
 
 use crate::{
     error::{Attempted, Error, Result},

@@ -237,6 +237,10 @@ impl View {
         }
     }
 
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.blob.size_bytes
+    }
+
     pub(crate) fn extents(&self) -> &[Extent] {
         &self.extents
     }

@@ -25,6 +25,8 @@ pub(crate) use libmdbx::{Cursor, Error as EngineError, NoWriteMap, Table, WriteF
 
 /// Bytes of libmdbx's page header, which a large value follows immediately (`PAGEHDRSZ`, mdbx-internals.h).
 pub(crate) const PAGE_HEADER_BYTES: usize = 20;
+/// libmdbx's name for the data file of an environment that is a folder.
+pub(crate) const DATA_FILE: &str = "mdbx.dat";
 /// Upper bound of an environment's size. One constant, since the first opener's bound binds all processes.
 const MAX_EXTENTS_BYTES: isize = 8 << 40;
 const MAX_RECORDS_BYTES: isize = 64 << 30;
@@ -360,7 +362,7 @@ impl ExtentsDb {
 /// It also would where the data file is shorter than its three meta pages, silently. Such a file was cut short, or is none of
 /// libmdbx's: an empty environment in its place would hide the loss, and be taken for permission to free what it knew of.
 fn is_new(folder: &Path, page_bytes: usize) -> Result<bool> {
-    let path = folder.join("mdbx.dat");
+    let path = folder.join(DATA_FILE);
     let whole_bytes = 3 * page_bytes as u64;
     let mut tries = 0;
     loop {
