@@ -45,18 +45,7 @@ impl GgufIndex {
     /// numbers.
     pub fn parse(file: &[u8]) -> Result<Self> {
         let mut reader = Reader { file, position: 0 };
-        let version = reader.version()?;
-        // Each needs that many bytes at least: a lying count ends here.
-        let tensor_count = reader.count("tensors", 8 + 4 + 4 + 8)?;
-        let pair_count = reader.count("key-value pairs", 8 + 4 + 1)?;
-
-        let pairs_start = reader.offset();
-        let mut pairs = Vec::new();
-        for _ in 0..pair_count {
-            pairs.push(reader.pair()?);
-        }
-        let twice = |what, list| move |name| bad(list, format!("two {what} are named \"{name}\""));
-        let metadata = ByName::new(pairs).map_err(twice("key-value pairs", pairs_start))?;
+        let Head { version, tensor_count, pairs_start, metadata } = reader.head()?;
         let alignment = match metadata.get(ALIGNMENT_KEY).map(|pair| &pair.value) {
             None => ALIGNMENT_DEFAULT,
             Some(Value::U32(alignment)) if alignment.is_power_of_two() => *alignment,
@@ -75,7 +64,8 @@ impl GgufIndex {
             tensors.push(tensor.placed(data_start, alignment.into(), file.len() as u64)?);
         }
         check_no_overlap(&tensors)?;
-        Ok(Self { version, alignment, tensors: ByName::new(tensors).map_err(twice("tensors", tensors_start))?, metadata })
+        let twice = |name| two("tensors", name, tensors_start);
+        Ok(Self { version, alignment, tensors: ByName::new(tensors).map_err(twice)?, metadata })
     }
 
     /// The version of the format: 2 or 3.
@@ -90,9 +80,7 @@ impl GgufIndex {
 
     /// Which part of a split model this file is; `None` for a whole one.
     pub fn split(&self) -> Option<Split> {
-        let number = |key| self.value(key)?.as_u64();
-        let (index, count) = (number("split.no")?, number("split.count")?);
-        (count > 1).then_some(Split { index, count })
+        Split::in_metadata(&self.metadata)
     }
 
     /// The tensors in the order the file lists them.
@@ -139,6 +127,23 @@ pub struct Split {
     pub index: u64,
     /// `split.count`: of how many, at least 2.
     pub count: u64,
+}
+
+impl Split {
+    /// Which part of a split model `file` is; `None` for a whole one. What [`GgufIndex::split`] tells, but of the metadata alone:
+    /// tensors may be of types that are not known here.
+    ///
+    /// # Errors
+    /// [`Error::BadFormat`] if it is no GGUF, or its metadata lies, as for [`GgufIndex::parse`].
+    pub fn of(file: &[u8]) -> Result<Option<Self>> {
+        Ok(Self::in_metadata(&Reader { file, position: 0 }.head()?.metadata))
+    }
+
+    fn in_metadata(metadata: &ByName<Pair>) -> Option<Self> {
+        let number = |key| metadata.get(key)?.value.as_u64();
+        let (index, count) = (number("split.no")?, number("split.count")?);
+        (count > 1).then_some(Self { index, count })
+    }
 }
 
 /// A tensor of a GGUF file: its name, type, shape and place.
@@ -587,11 +592,25 @@ fn check_no_overlap(tensors: &[GgufTensor]) -> Result<()> {
     Ok(())
 }
 
+/// That two things of a list, which begins at `offset`, have one name.
+fn two(what: &str, name: String, offset: u64) -> Error {
+    bad(offset, format!("two {what} are named \"{name}\""))
+}
+
 fn bad(offset: u64, reason: String) -> Error {
     Error::BadFormat { format: FORMAT, offset, reason }
 }
 
 /// Little-endian fields, one after the other. Invariant: `position <= file.len()`.
+/// What a file begins with.
+struct Head {
+    version: u32,
+    tensor_count: u64,
+    /// Where the metadata begins.
+    pairs_start: u64,
+    metadata: ByName<Pair>,
+}
+
 struct Reader<'a> {
     file: &'a [u8],
     position: usize,
@@ -639,6 +658,21 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self, what: &str) -> Result<u64> {
         self.array(what).map(u64::from_le_bytes)
+    }
+
+    /// Magic, version, counts and metadata; the tensors follow.
+    fn head(&mut self) -> Result<Head> {
+        let version = self.version()?;
+        // Each needs that many bytes at least: a lying count ends here.
+        let tensor_count = self.count("tensors", 8 + 4 + 4 + 8)?;
+        let pair_count = self.count("key-value pairs", 8 + 4 + 1)?;
+        let pairs_start = self.offset();
+        let mut pairs = Vec::new();
+        for _ in 0..pair_count {
+            pairs.push(self.pair()?);
+        }
+        let metadata = ByName::new(pairs).map_err(|name| two("key-value pairs", name, pairs_start))?;
+        Ok(Head { version, tensor_count, pairs_start, metadata })
     }
 
     /// Magic and version.
@@ -788,5 +822,45 @@ impl<'a> Reader<'a> {
             return Err(bad(format!("is of a size beyond 64 bits: {ggml_type} {}", shown(&shape))));
         };
         Ok(Described { name, ggml_type, shape, size_bytes, offset, at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Magic, version, counts, and pairs of type u16; what follows is not there.
+    fn header(tensors: u64, pairs: &[(&str, u16)]) -> Vec<u8> {
+        let count = pairs.len() as u64;
+        let mut bytes = [b"GGUF".as_slice(), &3_u32.to_le_bytes(), &tensors.to_le_bytes(), &count.to_le_bytes()].concat();
+        for (key, value) in pairs {
+            bytes.extend((key.len() as u64).to_le_bytes());
+            bytes.extend(key.as_bytes());
+            bytes.extend((ValueKind::U16 as u32).to_le_bytes());
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_part_of_a_split_model_is_told_whatever_its_tensors_are() {
+        let of = |file: &[u8]| Split::of(file).unwrap();
+        let parts = [("split.no", 1), ("split.count", 3)];
+        assert_eq!(of(&header(0, &parts)), Some(Split { index: 1, count: 3 }));
+        let mut strange = header(1, &parts);
+        strange.resize(strange.len() + 100, 0xFF);
+        assert!(GgufIndex::parse(&strange).is_err());
+        assert_eq!(of(&strange), Some(Split { index: 1, count: 3 }));
+        // What llama.cpp writes into models it made one again.
+        assert_eq!(of(&header(0, &[("split.no", 0), ("split.count", 0)])), None);
+        assert_eq!(of(&header(0, &[("split.no", 0), ("split.count", 1)])), None);
+        assert_eq!(of(&header(0, &[])), None);
+    }
+
+    #[test]
+    fn what_is_no_gguf_has_no_parts_but_an_error() {
+        for file in [b"".as_slice(), b"GGU", b"safetensors.....", &header(0, &[("split.no", 0)])[..30]] {
+            assert!(matches!(Split::of(file), Err(Error::BadFormat { .. })), "{file:?}");
+        }
     }
 }
