@@ -2,12 +2,13 @@
 # make test       everything that must hold before a commit; CI runs this
 # make check      the part of it that runs nothing: format, lints, docs, arrows between crates
 # make figures    the numbers of the README, measured anew (minutes, and 20 GiB of disk)
+# make loaders    llama.cpp from the store, beside the same file by path (the first time ten minutes, to build it)
 # make setup      only what the others need from Debian and PyPI
 # make clean      remove what was built
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check figures setup clean
+.PHONY: demo test check figures loaders setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -21,6 +22,9 @@ check: setup
 
 figures: setup
 	@scripts/with scripts/figures
+
+loaders: setup
+	@scripts/with scripts/loaders
 
 setup:
 	@scripts/setup
