@@ -1,7 +1,7 @@
 //! The functions C calls, and all that is unsafe of this crate: pointers become references, texts and values here, and nowhere else.
 //!
 //! `include/model_cache.h` has their contract in full; what is said here is what each needs to be sound. Two rules hold for all:
-//! a panic ends in [`run`] and never unwinds into C, and a pointer that may be NULL is asked whether it is before it is followed.
+//! a panic ends in `run` and never unwinds into C, and a pointer that may be NULL is asked whether it is before it is followed.
 #![allow(unsafe_code)]
 
 use crate::{
