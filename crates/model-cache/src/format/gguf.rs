@@ -4,6 +4,9 @@
 //! tensors' data, each at a multiple of the alignment (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>). Read by hand:
 //! every length is checked against what is left of the file before anything is done with it. Versions 2 and 3, little-endian.
 
+#[cfg(test)]
+mod tests;
+
 use super::{ByName, Element, Named, bytes_of, shown, slice_of};
 use crate::{
     error::{Error, Result},

@@ -5,6 +5,9 @@
 //! don't say which tensor or which numbers are wrong, and which takes the last of two tensors with one name; the tests hold this
 //! index against that crate.
 
+#[cfg(test)]
+mod tests;
+
 use super::{ByName, Element, Named, bytes_of, shown, slice_of};
 use crate::{
     error::{Error, Result},
