@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::{ByName, Element, Named, bytes_of, shown, slice_of};
+use super::{ByName, Element, Named, bytes_of, mistaken_for, outside, shown, slice_of};
 use crate::{
     error::{Error, Result},
     name::printable,
@@ -121,7 +121,7 @@ impl GgufIndex {
     /// The bytes of a tensor in `file`, the file this index was made of.
     ///
     /// # Errors
-    /// [`Error::TensorNotFound`]; [`Error::BadFormat`] if `file` is another, shorter one.
+    /// [`Error::TensorNotFound`]; [`Error::InvalidRange`] if `file` is another, shorter one.
     pub fn bytes<'a>(&self, file: &'a [u8], name: &str) -> Result<&'a [u8]> {
         self.tensors.require(name)?.bytes(file)
     }
@@ -184,9 +184,9 @@ impl GgufTensor {
     /// Its bytes in `file`, the file its index was made of.
     ///
     /// # Errors
-    /// [`Error::BadFormat`] if `file` is another, shorter one.
+    /// [`Error::InvalidRange`] if `file` is another, shorter one.
     pub fn bytes<'a>(&self, file: &'a [u8]) -> Result<&'a [u8]> {
-        bytes_of(FORMAT, file, &self.name, &self.range)
+        bytes_of(file, &self.name, &self.range)
     }
 
     /// Its elements in `file`, the file its index was made of: row-major, in place.
@@ -195,7 +195,7 @@ impl GgufTensor {
     ///
     /// # Errors
     /// [`Error::NotASlice`] if its type is not `T`'s, or its bytes do not begin on a multiple of `T`'s alignment, which takes a
-    /// file of a small `general.alignment`; [`Error::BadFormat`] if `file` is another, shorter one.
+    /// file of a small `general.alignment`; [`Error::InvalidRange`] if `file` is another, shorter one.
     pub fn slice<'a, T: Element>(&self, file: &'a [u8]) -> Result<&'a [T]> {
         slice_of(self.bytes(file)?, &self.name, self.ggml_type.name(), self.range.start)
     }
@@ -435,7 +435,7 @@ impl Array {
     /// neither 0 nor 1, or `file` is another one.
     ///
     /// # Errors
-    /// [`Error::BadFormat`] if `file` is another, shorter one.
+    /// [`Error::InvalidRange`] if `file` is another, shorter one.
     pub fn values<'a>(&self, file: &'a [u8]) -> Result<impl Iterator<Item = Result<Value>> + use<'a>> {
         let (kind, mut reader) = (self.kind, self.reader(file)?);
         Ok((0..self.len).map(move |_| reader.value(kind, 1)))
@@ -444,8 +444,8 @@ impl Array {
     /// Its strings, borrowed from `file`, the file its index was made of: the words of a vocabulary, say.
     ///
     /// # Errors
-    /// [`Error::BadFormat`] if it is not an array of strings, one of them is not UTF-8 (use [`values`](Self::values)), or `file`
-    /// is another one.
+    /// [`Error::BadFormat`] if it is not an array of strings, or one of them is not UTF-8 (use [`values`](Self::values));
+    /// [`Error::InvalidRange`] if `file` is another, shorter one.
     pub fn strings<'a>(&self, file: &'a [u8]) -> Result<Vec<&'a str>> {
         if self.kind != ValueKind::String {
             return Err(bad(self.range.start, format!("an array of {:?}, not of strings", self.kind)));
@@ -463,10 +463,7 @@ impl Array {
     /// Reads what lies in `range`, and nothing behind it.
     fn reader<'a>(&self, file: &'a [u8]) -> Result<Reader<'a>> {
         let Some(before) = usize::try_from(self.range.end).ok().and_then(|end| file.get(..end)) else {
-            let Range { start, end } = self.range;
-            let reason =
-                format!("an array lies at {start}..{end} and the file has {} bytes; the index is of another file", file.len());
-            return Err(bad(start, reason));
+            return Err(outside(file, "the file given for an array".to_owned(), &self.range));
         };
         Ok(Reader { file: before, position: self.range.start as usize })
     }
@@ -648,7 +645,8 @@ impl<'a> Reader<'a> {
     fn version(&mut self) -> Result<u32> {
         let magic: [u8; 4] = self.array("the magic number")?;
         if &magic != b"GGUF" {
-            return Err(bad(0, format!("it begins with \"{}\", not with GGUF", magic.escape_ascii())));
+            let what = mistaken_for(self.file).map_or_else(String::new, |what| format!("it is {what}: "));
+            return Err(bad(0, format!("{what}it begins with \"{}\", not with GGUF", magic.escape_ascii())));
         }
         match self.u32("the version")? {
             version @ (2 | 3) => Ok(version),
