@@ -154,7 +154,8 @@ impl Array {
     /// Its strings, borrowed from `file`, the file its index was made of: the words of a vocabulary, say.
     ///
     /// # Errors
-    /// [`Error::BadFormat`](crate::Error::BadFormat) if it is not an array of strings, or one of them is not UTF-8 (use [`values`](Self::values));
+    /// [`Error::BadFormat`](crate::Error::BadFormat) if it is not an array of strings, or one of them is not UTF-8 (use
+    /// [`values`](Self::values));
     /// [`Error::InvalidRange`](crate::Error::InvalidRange) if `file` is another, shorter one.
     pub fn strings<'a>(&self, file: &'a [u8]) -> Result<Vec<&'a str>> {
         if self.kind != ValueKind::String {
