@@ -39,4 +39,5 @@ pub use placement::Placement;
 pub use progress::{Event, EventKind, EventSink, ProgressCallback};
 pub use pull::{Pull, PullReport};
 pub use record::{BLOCK_BYTES, CHUNK_BYTES, INLINE_BYTES};
+pub use storage::CopyMethod;
 pub use store::Removed;
