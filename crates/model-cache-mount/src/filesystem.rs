@@ -14,7 +14,7 @@ use std::{
     ffi::OsStr,
     io,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -41,12 +41,20 @@ pub(crate) struct ModelCacheFs {
     cache: ModelCache,
     /// What is shown; everything, if none are named.
     repos: Vec<RepoSpec>,
-    tree: Mutex<(Arc<Tree>, Instant)>,
+    known: Mutex<Known>,
     inodes: Inodes,
     files: Handles<ModelFile>,
     listings: Handles<Arc<Vec<Listed>>>,
     uid: u32,
     gid: u32,
+}
+
+/// The tree as it was last read.
+struct Known {
+    tree: Arc<Tree>,
+    read_at: Instant,
+    /// Whether the last try to read it anew failed; that is told once, not twice a second.
+    stuck: bool,
 }
 
 /// One entry of an open folder.
@@ -67,7 +75,7 @@ impl ModelCacheFs {
         Ok(Self {
             cache,
             repos,
-            tree: Mutex::new((Arc::new(tree), Instant::now())),
+            known: Mutex::new(Known { tree: Arc::new(tree), read_at: Instant::now(), stuck: false }),
             inodes: Inodes::new(),
             files: Handles::default(),
             listings: Handles::default(),
@@ -83,22 +91,31 @@ impl ModelCacheFs {
     }
 
     fn tree(&self) -> Arc<Tree> {
-        let mut known = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.1.elapsed() >= TREE_AGE {
+        let mut known = self.lock();
+        if known.read_at.elapsed() >= TREE_AGE {
             match read_tree(&self.cache, &self.repos) {
-                Ok(tree) => known.0 = Arc::new(tree),
+                Ok(tree) => (known.tree, known.stuck) = (Arc::new(tree), false),
                 // What was shown is shown on; what is gone will not open.
-                Err(error) => tracing::warn!(error = told(&error), "the store could not be read anew for the mount"),
+                Err(error) => {
+                    if !std::mem::replace(&mut known.stuck, true) {
+                        tracing::warn!(error = told(&error), "the store could not be read anew for the mount");
+                    }
+                }
             }
-            known.1 = Instant::now();
+            known.read_at = Instant::now();
         }
-        Arc::clone(&known.0)
+        Arc::clone(&known.tree)
     }
 
     /// The tree turned out to be wrong: the next look reads the store.
     fn expire(&self) {
-        let mut known = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
-        known.1 = Instant::now().checked_sub(TREE_AGE).unwrap_or(known.1);
+        let mut known = self.lock();
+        known.read_at = Instant::now().checked_sub(TREE_AGE).unwrap_or(known.read_at);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Whole at every point: its fields are set one by one, and any mix of them is a tree and a time.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn file_attr(&self, number: u64, file: &FileNode) -> FileAttr {

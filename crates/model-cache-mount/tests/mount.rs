@@ -289,6 +289,46 @@ fn what_comes_and_changes_while_it_is_mounted_shows_within_a_second_or_so() {
 }
 
 #[test]
+fn a_damaged_file_does_not_open_and_others_do() {
+    let machine = Machine::new();
+    machine.import("me/model", &[("damaged.gguf", 1, MIB), ("whole.gguf", 2, MIB)]);
+    let placed = machine.cache.get_file("me/model", "damaged.gguf").unwrap().unwrap().placement().unwrap();
+    // The chunk's header, which says whose it is, lies 64 KiB before its data, behind libmdbx's own.
+    let header = placed.offset_of(0..1).unwrap() - (64 << 10) + 64;
+    let data = File::options().write(true).open(placed.data_file()).unwrap();
+    data.write_all_at(&[0; 64], header).unwrap();
+    let Some(mount) = machine.mount() else { return };
+    let folder = machine.path("mnt/me/model");
+    let error = File::open(folder.join("damaged.gguf")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::EIO as i32), "{error}");
+    assert!(fs::read(folder.join("whole.gguf")).unwrap() == bytes(2, MIB));
+    drop(mount);
+}
+
+#[test]
+fn many_readers_at_once_get_their_own_bytes() {
+    let machine = Machine::new();
+    let files: Vec<_> = (0..8).map(|n| (format!("{n}.bin"), n, 5 * MIB + n)).collect();
+    let named: Vec<_> = files.iter().map(|(name, seed, size)| (name.as_str(), *seed, *size)).collect();
+    machine.import("me/model", &named);
+    let Some(mount) = machine.mount() else { return };
+    let folder = machine.path("mnt/me/model");
+    std::thread::scope(|scope| {
+        for (name, seed, size) in files.iter().chain(&files) {
+            let path = folder.join(name);
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    assert!(fs::read(&path).unwrap() == bytes(*seed, *size));
+                    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 8);
+                }
+            });
+        }
+    });
+    until("every lease is given back", || machine.readers().is_empty());
+    drop(mount);
+}
+
+#[test]
 fn nothing_can_be_written() {
     let machine = Machine::new();
     machine.import("me/model", &[("model.gguf", 1, MIB)]);
