@@ -14,7 +14,7 @@ const SLACK: u64 = 8 * MIB;
 
 #[test]
 fn weights_in_place_take_no_private_memory_and_copies_take_their_size() {
-    let store = Store::of_gguf();
+    let store = Store::of_gguf("gguf-across");
     let file = store.file("model.gguf");
     let size = file.len() as u64;
     let (bytes, tensors) = private_growth(|| {

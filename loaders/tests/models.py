@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Small models for the tests of this package, written by the formats' own packages.
 
-usage: models.py gguf FILE     a matrix of each type candle knows, and one across the edge of the first chunk; 117 MiB
-       models.py onnx FOLDER   y = (x A) A + b, as model.onnx and model.ort
+usage: models.py gguf FILE          a matrix of each type candle knows; 2 MiB
+       models.py gguf-across FILE   and one that lies across the edge of the first chunk; 118 MiB
+       models.py onnx FOLDER        y = (x A) A + b, as model.onnx and model.ort
 
 Of each quantised matrix `m` the GGUF has the values too, as gguf reads them: `m.values`, F32.
 """
@@ -36,7 +37,7 @@ def quantised(rng, kind, rows, columns):
     return blocks.reshape(rows, -1)
 
 
-def write_gguf(path):
+def write_gguf(path, across):
     import gguf
 
     rng = np.random.default_rng(1)
@@ -55,10 +56,10 @@ def write_gguf(path):
         if name != "Q8_K":  # which gguf does not read: files never have it, ggml makes it of activations
             writer.add_tensor(name.lower() + ".values", gguf.quants.dequantize(data, kind))
 
-    # Chunks are of 100 MiB: this one fills most of the first, the next goes on into the second.
-    writer.add_tensor("filler", np.zeros((95, MIB // 2), dtype=np.float16))
-    # Two rows of it cross the edge, whatever comes before: a row is 1.06 MiB.
-    writer.add_tensor("across", np.tile(quantised(rng, kinds.Q8_0, 1, MIB), (20, 1)), raw_dtype=kinds.Q8_0)
+    if across:
+        # Chunks are of 100 MiB: this one fills most of the first, the next goes on into the second.
+        writer.add_tensor("filler", np.zeros((95, MIB // 2), dtype=np.float16))
+        writer.add_tensor("across", np.tile(quantised(rng, kinds.Q8_0, 1, MIB), (20, 1)), raw_dtype=kinds.Q8_0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -94,4 +95,8 @@ def write_onnx(folder):
 
 
 if __name__ == "__main__":
-    {"gguf": write_gguf, "onnx": write_onnx}[sys.argv[1]](sys.argv[2])
+    what, path = sys.argv[1:]
+    if what == "onnx":
+        write_onnx(path)
+    else:
+        write_gguf(path, across=what == "gguf-across")

@@ -28,11 +28,11 @@ impl Store {
         Self { cache, _folder: folder }
     }
 
-    /// With what `models.py` makes.
-    pub(crate) fn of_gguf() -> Self {
+    /// With `model.gguf`, which `models.py` makes as its `gguf` or `gguf-across`.
+    pub(crate) fn of_gguf(kind: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
-        make(&["gguf".as_ref(), &path]);
+        make(&[kind.as_ref(), &path]);
         Self::of(&[path])
     }
 
