@@ -62,6 +62,16 @@ pub enum Error {
         /// The file's size.
         size_bytes: u64,
     },
+    /// A tensor that can't be read as a slice of numbers in place.
+    #[error("tensor \"{tensor}\" can't be read as a slice of {element}: {reason}")]
+    NotASlice {
+        /// The tensor's name, control characters escaped.
+        tensor: String,
+        /// The number asked for, as Rust calls it.
+        element: &'static str,
+        /// The tensor's type, or where its bytes begin.
+        reason: String,
+    },
     /// An option or environment variable that cannot be.
     #[error("{name}=\"{value}\" can't be used: {reason}")]
     InvalidOption {
@@ -135,6 +145,16 @@ pub enum Error {
     NotInStore {
         /// The repo, with its revision if one was given.
         repo: RepoSpec,
+    },
+    /// The file has no such tensor.
+    #[error("no tensor \"{}\" among the {count} of the file", crate::name::printable(.name))]
+    TensorNotFound {
+        /// What was asked for.
+        name: String,
+        /// How many tensors there are.
+        count: usize,
+        /// The name most like it, if one is.
+        nearest: Option<String>,
     },
 
     // -- the Hub and the way to it -------------------------------------------------------------------------------
@@ -248,6 +268,16 @@ pub enum Error {
         what: String,
         /// Who is at what.
         reason: &'static str,
+    },
+    /// A file is not what its format says it should be, or lies about itself.
+    #[error("not a {format} file that can be used: {reason} (offset {offset})")]
+    BadFormat {
+        /// "GGUF", "safetensors".
+        format: &'static str,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong, with its numbers.
+        reason: String,
     },
     /// Stored bytes no longer match their CRC32C, or a record contradicts the extents it speaks of.
     #[error("{what} is damaged: {reason}")]
@@ -386,12 +416,14 @@ impl Error {
             | Self::InvalidGlob { .. }
             | Self::InvalidRange { .. }
             | Self::InvalidOption { .. }
+            | Self::NotASlice { .. }
             | Self::QuantNotChosen { .. } => ErrorKind::Usage,
             Self::RepoNotFound { .. }
             | Self::RevisionNotFound { .. }
             | Self::FileNotFound { .. }
             | Self::QuantNotFound { .. }
             | Self::NotInStore { .. }
+            | Self::TensorNotFound { .. }
             | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Gated { .. } | Self::BadToken { .. } | Self::Disabled { .. } => ErrorKind::NotAllowed,
             Self::RateLimited { .. }
@@ -400,7 +432,9 @@ impl Error {
             | Self::Network { .. }
             | Self::Stalled { .. }
             | Self::Offline { .. } => ErrorKind::Network,
-            Self::ContentChanged { .. } | Self::DigestMismatch { .. } | Self::Damaged { .. } => ErrorKind::Integrity,
+            Self::ContentChanged { .. } | Self::DigestMismatch { .. } | Self::BadFormat { .. } | Self::Damaged { .. } => {
+                ErrorKind::Integrity
+            }
             Self::NoSpace { .. } | Self::TargetFull { .. } => ErrorKind::NoSpace,
             Self::Storage { source, .. } if source.is_no_space() => ErrorKind::NoSpace,
             Self::Storage { source, .. } if source.is_corruption() => ErrorKind::Integrity,
@@ -479,6 +513,13 @@ impl Error {
             Self::Offline { .. } => Some("run it once without --offline, HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE".to_owned()),
             Self::ContentChanged { repo, .. } => Some(format!("model-cache scan {repo}, then pull again")),
             Self::DigestMismatch { .. } => Some("the bytes were dropped; pull again to fetch them anew".to_owned()),
+            Self::NotASlice { .. } => Some("read its bytes, or copy them to where they are aligned".to_owned()),
+            Self::TensorNotFound { nearest, .. } => {
+                nearest.as_ref().map(|name| format!("did you mean \"{}\"?", crate::name::printable(name)))
+            }
+            Self::BadFormat { .. } => Some(
+                "model-cache verify --digest tells whether it is the file that was published; if so, take another one".to_owned(),
+            ),
             Self::Damaged { .. } => Some("model-cache verify shows what is damaged; rm and pull replace it".to_owned()),
             Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
             Self::Storage { source, .. } => source.hint().map(str::to_owned),

@@ -10,6 +10,7 @@ mod download;
 mod error;
 mod export;
 mod file;
+pub mod format;
 mod hub;
 mod import;
 mod key;
