@@ -11,6 +11,7 @@ mod file;
 mod keep;
 mod progress;
 mod runtime;
+mod several;
 mod tensors;
 mod values;
 mod wait;
