@@ -3,12 +3,13 @@
 # make check      the part of it that runs nothing: format, lints, docs, arrows between crates
 # make figures    the numbers of the README, measured anew (minutes, and 20 GiB of disk)
 # make loaders    llama.cpp from the store, beside the same file by path (the first time ten minutes, to build it)
+# make wheel      the Python module, into target/wheels
 # make setup      only what the others need from Debian and PyPI
 # make clean      remove what was built
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check figures loaders setup clean
+.PHONY: demo test check figures loaders wheel setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -25,6 +26,9 @@ figures: setup
 
 loaders: setup
 	@scripts/with scripts/loaders
+
+wheel: setup
+	@scripts/with scripts/wheel
 
 setup:
 	@scripts/setup
