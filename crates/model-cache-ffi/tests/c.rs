@@ -48,6 +48,20 @@ fn the_headers_compile_alone_as_c11_and_cpp17_without_a_warning() {
 }
 
 #[test]
+fn the_program_of_the_docs_compiles_and_does_what_it_says() {
+    let docs = fs::read_to_string(ours("../../docs/loaders.md")).unwrap();
+    let source = docs.split("```").find(|block| block.starts_with("c\n") && block.contains("int main")).unwrap();
+    let room = room();
+    fs::write(room.dir.path().join("docs.c"), source.strip_prefix("c\n").unwrap()).unwrap();
+    let program = compile(room.dir.path(), "docs", &room.dir.path().join("docs.c"));
+    let mut command = Command::new(program);
+    let output = command.env("MODEL_CACHE_HOME", room.store()).env_remove("LD_LIBRARY_PATH").output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("error: nothing of org/name is in the store\nhint: "), "{said}");
+}
+
+#[test]
 fn without_gnu_source_the_stream_header_says_what_it_needs() {
     let header = ours("include/model_cache_stdio.h");
     let output = Command::new("gcc").args(["-std=c11", "-fsyntax-only", "-x", "c"]).arg(header).output().unwrap();
@@ -81,12 +95,7 @@ struct Room {
 impl Room {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("checks");
-        let folder = library().parent().unwrap().to_owned();
-        let mut gcc = Command::new("gcc");
-        gcc.args(WARNINGS).args(["-std=c11", "-g", "-O1", "-pthread", "-I"]).arg(ours("include")).arg(ours("tests/c/checks.c"));
-        gcc.arg("-L").arg(&folder).arg("-lmodel_cache").arg(format!("-Wl,-rpath,{}", folder.display())).arg("-o").arg(&program);
-        run(&mut gcc);
+        let program = compile(dir.path(), "checks", &ours("tests/c/checks.c"));
         let room = Self { dir, program };
         write_sources(&room.source());
         let cache = ModelCache::builder(room.store()).offline(true).open().unwrap();
@@ -109,6 +118,17 @@ fn room() -> Arc<Room> {
     let room = shared.upgrade().unwrap_or_else(|| Arc::new(Room::new()));
     *shared = Arc::downgrade(&room);
     room
+}
+
+/// Compiles a C program, linked with the library as a user would.
+fn compile(folder: &Path, name: &str, source: &Path) -> PathBuf {
+    let program = folder.join(name);
+    let library = library().parent().unwrap().to_owned();
+    let mut gcc = Command::new("gcc");
+    gcc.args(WARNINGS).args(["-std=c11", "-g", "-O1", "-pthread", "-I"]).arg(ours("include")).arg(source);
+    gcc.arg("-L").arg(&library).arg("-lmodel_cache").arg(format!("-Wl,-rpath,{}", library.display())).arg("-o").arg(&program);
+    run(&mut gcc);
+    program
 }
 
 fn write_sources(folder: &Path) {
