@@ -110,7 +110,12 @@ impl ModelCache {
     /// Closes the store. Files opened from it stay valid.
     fn close(&self, py: Python<'_>) {
         let cache = self.lock().take();
-        py.detach(|| drop(cache));
+        if self.opened_by == std::process::id() {
+            py.detach(|| drop(cache));
+        } else {
+            // In a forked child its connections' locks may be held by a thread that is not here.
+            std::mem::forget(cache);
+        }
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -126,5 +131,11 @@ impl ModelCache {
     fn __repr__(&self) -> String {
         let closed = if self.closed() { ", closed" } else { "" };
         format!("<ModelCache {}{closed}>", self.store.display())
+    }
+}
+
+impl Drop for ModelCache {
+    fn drop(&mut self) {
+        Python::try_attach(|py| self.close(py));
     }
 }
