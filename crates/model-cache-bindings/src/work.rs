@@ -1,7 +1,7 @@
 //! Something long that runs on threads of its own while Python waits, polls, or does something else: the class `Work`.
 
 use crate::{
-    errors,
+    errors, log,
     progress::{Mailbox, News},
     runtime, wait,
 };
@@ -121,7 +121,9 @@ impl Work {
     /// `ForkedError`.
     pub(crate) fn news(&self, py: Python<'_>, patience: Duration) -> PyResult<News> {
         let mailbox = &self.here(py)?.line.mailbox;
-        Ok(py.detach(|| mailbox.take(patience)))
+        let news = py.detach(|| mailbox.take(patience));
+        log::hand_over(py)?;
+        Ok(news)
     }
 
     /// What is in it, in the process that described it: a lock in it may be held by a thread that is in no other.
