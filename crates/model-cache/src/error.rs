@@ -137,6 +137,19 @@ pub enum Error {
         repo: RepoSpec,
     },
 
+    /// An ONNX graph names a data file that is not in the store, or not yet.
+    #[error("{repo} {graph} has its weights in {path}, which is not in the store{}", match .landed { Some((landed, size)) => format!(" yet: {} of {} are here", crate::units::iec(*landed), crate::units::iec(*size)), None => String::new() })]
+    MissingData {
+        /// The repo.
+        repo: RepoId,
+        /// The graph.
+        graph: FilePath,
+        /// The file it names.
+        path: FilePath,
+        /// Where it was begun: how many bytes of it are here, and how many it has.
+        landed: Option<(u64, u64)>,
+    },
+
     // -- the Hub and the way to it -------------------------------------------------------------------------------
     /// The licence was not accepted by the owner of this token, or no token was sent.
     #[error("{repo} is gated and {}", match .token_source { Some(source) => format!("the Hub refused the token from {source}"), None => "no token was sent".to_owned() })]
@@ -240,6 +253,16 @@ pub enum Error {
         found: Digest,
         /// How many bytes were hashed.
         size_bytes: u64,
+    },
+    /// A file that does not follow its own format.
+    #[error("not a usable {format} file: at byte {offset}: {reason}")]
+    BadFormat {
+        /// "GGUF", "safetensors", "ONNX".
+        format: &'static str,
+        /// Where in the file.
+        offset: u64,
+        /// What is wrong there, with the numbers.
+        reason: String,
     },
     /// Another process or task is at it right now; nothing is wrong with it.
     #[error("{what} is busy: {reason}")]
@@ -375,6 +398,7 @@ impl Error {
             | Self::RevisionNotFound { .. }
             | Self::FileNotFound { .. }
             | Self::QuantNotFound { .. }
+            | Self::MissingData { .. }
             | Self::NotInStore { .. }
             | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Gated { .. } | Self::BadToken { .. } | Self::Disabled { .. } => ErrorKind::NotAllowed,
@@ -384,7 +408,9 @@ impl Error {
             | Self::Network { .. }
             | Self::Stalled { .. }
             | Self::Offline { .. } => ErrorKind::Network,
-            Self::ContentChanged { .. } | Self::DigestMismatch { .. } | Self::Damaged { .. } => ErrorKind::Integrity,
+            Self::ContentChanged { .. } | Self::DigestMismatch { .. } | Self::Damaged { .. } | Self::BadFormat { .. } => {
+                ErrorKind::Integrity
+            }
             Self::NoSpace { .. } | Self::TargetFull { .. } => ErrorKind::NoSpace,
             Self::Storage { source, .. } if source.is_no_space() => ErrorKind::NoSpace,
             Self::Storage { source, .. } if source.is_corruption() => ErrorKind::Integrity,
@@ -429,6 +455,7 @@ impl Error {
             Self::RepoNotFound { .. } => Some("check the spelling and what the token may read".to_owned()),
             Self::RevisionNotFound { repo, .. } => Some(format!("model-cache scan {repo} looks at main")),
             Self::FileNotFound { repo, .. } => Some(format!("model-cache scan {repo} shows what it has")),
+            Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {path}")),
             Self::QuantNotFound { repo, offered, .. } => {
                 offered.first().map(|quant| format!("model-cache pull {repo} --quant {quant}"))
             }
