@@ -382,6 +382,22 @@ pub enum ErrorKind {
     Other,
 }
 
+impl ErrorKind {
+    /// The kind as programs read it: `not_found`, `no_space`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::Network => "network",
+            Self::Integrity => "integrity",
+            Self::NoSpace => "no_space",
+            Self::NotAllowed => "not_allowed",
+            Self::Interrupted => "interrupted",
+            Self::Other => "other",
+        }
+    }
+}
+
 impl Error {
     /// The group this error belongs to.
     pub fn kind(&self) -> ErrorKind {
@@ -443,6 +459,16 @@ impl Error {
             Self::HubStatus { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
+    }
+
+    /// Whether the cache was opened before a fork, and used in the child.
+    pub fn is_forked(&self) -> bool {
+        matches!(self, Self::Storage { source: storage::Error::Forked { .. }, .. })
+    }
+
+    /// The error and its causes, on one line.
+    pub fn chain(&self) -> String {
+        crate::progress::chain(self)
     }
 
     /// What to do next, as a sentence or a command that can be pasted; none where nothing is known to help.

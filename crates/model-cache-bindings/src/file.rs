@@ -1,0 +1,137 @@
+//! A file of the store, open: the class `ModelFile`.
+
+use crate::errors;
+use pyo3::{
+    exceptions::{PyIndexError, PyTypeError},
+    prelude::*,
+    types::{PyMemoryView, PySlice, PyTuple},
+};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A file of the store, open: all its bytes as one read-only buffer, without a copy.
+#[pyclass(frozen, weakref, module = "tabagent_model_cache")]
+pub(crate) struct ModelFile {
+    repo: String,
+    path: String,
+    digest: String,
+    size_bytes: usize,
+    /// `None` once closed.
+    file: Mutex<Option<tabagent_model_cache::ModelFile>>,
+}
+
+impl ModelFile {
+    pub(crate) fn new(repo: &str, path: &str, file: tabagent_model_cache::ModelFile) -> Self {
+        Self {
+            repo: repo.to_owned(),
+            path: path.to_owned(),
+            digest: file.digest().to_owned(),
+            size_bytes: file.len(),
+            file: Mutex::new(Some(file)),
+        }
+    }
+
+    /// The open file: a clone shares its mapping and its lease.
+    ///
+    /// # Errors
+    /// `ClosedError`.
+    pub(crate) fn opened(&self, py: Python<'_>) -> PyResult<tabagent_model_cache::ModelFile> {
+        self.lock().clone().ok_or_else(|| errors::closed(py, &self.name()))
+    }
+
+    /// The file, as a message names it.
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.repo, self.path)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<tabagent_model_cache::ModelFile>> {
+        // Taken out or cloned as a whole: nothing can be half done.
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl ModelFile {
+    /// The repo, as it was asked for.
+    #[getter]
+    pub(crate) fn repo(&self) -> &str {
+        &self.repo
+    }
+
+    /// The path within the repo.
+    #[getter]
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The Hub's digest: `sha256:<hex>` or `git-sha1:<hex>`.
+    #[getter]
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Whether it was closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.lock().is_none()
+    }
+
+    fn __len__(&self) -> usize {
+        self.size_bytes
+    }
+
+    /// An empty file is a file: `if file:` asks whether there is one.
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    /// One byte as an int, or a slice as a memoryview on the mapping.
+    fn __getitem__<'py>(slf: &Bound<'py, Self>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        if index.is_instance_of::<PySlice>() {
+            return PyMemoryView::from(slf.as_any())?.get_item(index);
+        }
+        let Ok(at) = index.extract::<isize>() else {
+            let kind = index.get_type().qualname()?;
+            return Err(PyTypeError::new_err(format!("a ModelFile is indexed by an int or a slice, not by {kind}")));
+        };
+        let this = slf.get();
+        let file = this.opened(py)?;
+        let from_start = if at < 0 { at.checked_add_unsigned(file.len()) } else { Some(at) };
+        let byte = from_start.and_then(|at| usize::try_from(at).ok()).and_then(|at| file.get(at).copied());
+        match byte {
+            Some(byte) => Ok(byte.into_pyobject(py)?.into_any()),
+            None => Err(PyIndexError::new_err(format!("byte {at} of {}, which has {}", this.name(), file.len()))),
+        }
+    }
+
+    /// Lets go of the file. Views and readers made of it stay valid, and keep it from being freed, until they are gone themselves.
+    fn close(&self, py: Python<'_>) {
+        let file = self.lock().take();
+        py.detach(|| drop(file));
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().opened(slf.py())?;
+        Ok(slf)
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) {
+        self.close(py);
+    }
+
+    fn __repr__(&self) -> String {
+        let closed = if self.closed() { ", closed" } else { "" };
+        format!("<ModelFile {} {} ({} bytes{closed})>", self.repo, self.path, self.size_bytes)
+    }
+}
+
+impl Drop for ModelFile {
+    /// Of a file that was removed meanwhile the last holder frees the content: not while Python waits.
+    fn drop(&mut self) {
+        let file = self.lock().take();
+        if file.is_some() {
+            Python::try_attach(|py| py.detach(|| drop(file)));
+        }
+    }
+}
