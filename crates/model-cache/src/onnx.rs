@@ -8,12 +8,14 @@ use crate::{
     error::{Error, Result},
     file::ModelFile,
     format::onnx::{Change, Data, DataType, Graph, INLINE_BELOW_BYTES, Tensor},
+    gather::Gathered,
     key::PinnedRepo,
     name::{FilePath, RepoSpec, printable},
     placement::Placement,
     units::iec,
 };
 use std::{
+    collections::BTreeMap,
     fmt,
     ops::Range,
     path::{Path, PathBuf},
@@ -51,6 +53,7 @@ pub enum Edges {
 /// Got from [`ModelCache::onnx`]. Keeps a lease on each of the files.
 #[derive(Clone, Debug)]
 pub struct OnnxModel {
+    cache: ModelCache,
     /// For messages: `org/name path`.
     name: String,
     graph: Graph,
@@ -93,6 +96,7 @@ enum GraphBytes {
 #[derive(Clone, Debug, Default)]
 pub struct OnnxLease {
     files: Vec<ModelFile>,
+    gathered: Vec<Gathered>,
 }
 
 /// A tensor that ORT is to be given by name, since it can't be mapped.
@@ -297,7 +301,7 @@ impl ModelCache {
                 }
             });
         }
-        Ok(OnnxModel { name, graph, file, data, spans })
+        Ok(OnnxModel { cache: self.clone(), name, graph, file, data, spans })
     }
 
     /// That a data file is not here, and how much of it is.
@@ -423,11 +427,7 @@ impl OnnxModel {
                 Some(span) => way_of(tensor, &span.range, placement(span.file), align),
             })
             .collect();
-        for (way, tensor) in ways.iter_mut().zip(tensors) {
-            if *way == Way::Edge {
-                *way = copied(tensor, CopyReason::Edge);
-            }
-        }
+        let gathered = self.gather_edges(&mut ways, options.edges)?;
 
         let mut changes = Vec::new();
         let mut injected = Vec::new();
@@ -452,14 +452,14 @@ impl OnnxModel {
                         name: tensor.name().to_owned(),
                         data_type: tensor.data_type(),
                         dims: tensor.dims().to_owned(),
-                        file: self.file_of(span).clone(),
+                        file: self.file_at(span.file).clone(),
                         range: span.range.clone(),
                     });
                     report.injected.add(bytes);
                     reason
                 }
                 (Way::Inline(reason), Some(span)) => {
-                    let data = &self.file_of(span)[span.range.start as usize..span.range.end as usize];
+                    let data = &self.file_at(span.file)[span.range.start as usize..span.range.end as usize];
                     changes.push((index, Change::Raw(data)));
                     report.inlined.add(bytes);
                     reason
@@ -479,20 +479,60 @@ impl OnnxModel {
             true => GraphBytes::AsStored(self.file.clone()),
             false => GraphBytes::Rewritten(self.graph.rewrite(&self.file, &changes)?),
         };
-        let files = mapped.into_iter().map(|file| file.map_or(&self.file, |index| &self.data[index].1).clone()).collect();
+        let files = mapped.into_iter().map(|file| self.file_at(file).clone()).collect();
         tracing::debug!(model = self.name, prepack = self.graph.prepack(), "{report}");
         Ok(OnnxPlan {
             graph,
             data_file: data_file.map(Path::to_owned),
             injected,
-            lease: OnnxLease { files },
+            lease: OnnxLease { files, gathered },
             prepack: self.graph.prepack(),
             report,
         })
     }
 
-    fn file_of(&self, span: &Span) -> &ModelFile {
-        span.file.map_or(&self.file, |index| &self.data[index].1)
+    /// Decides what becomes of tensors across edges: none of `ways` is an edge afterwards.
+    fn gather_edges(&self, ways: &mut [Way], edges: Edges) -> Result<Vec<Gathered>> {
+        let mut crossing: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
+        let mut bytes = 0;
+        for (index, way) in ways.iter().enumerate() {
+            if let (Way::Edge, Some(span)) = (way, &self.spans[index]) {
+                crossing.entry(span.file).or_default().push(index);
+                bytes += span.range.end - span.range.start;
+            }
+        }
+        let derive = match edges {
+            Edges::Auto => bytes > INJECT_UP_TO_BYTES,
+            Edges::Inject => false,
+            Edges::Derive => true,
+        };
+        let mut kept = Vec::new();
+        for (file, indices) in crossing {
+            let ranges: Vec<_> = indices.iter().filter_map(|index| Some(self.spans[*index].as_ref()?.range.clone())).collect();
+            let gathered = match derive {
+                true => match self.cache.gather(self.file_at(file), &ranges) {
+                    // A session that costs more memory is better than none.
+                    Err(error) if edges == Edges::Auto => {
+                        tracing::warn!(model = self.name, %error, "tensors across edges of chunks are copied into the session");
+                        None
+                    }
+                    gathered => gathered?,
+                },
+                false => None,
+            };
+            for (place, index) in indices.into_iter().enumerate() {
+                ways[index] = match gathered.as_ref().and_then(|gathered| gathered.offsets()[place]) {
+                    Some(offset) => Way::Point { offset, derived: true },
+                    None => copied(&self.graph.tensors()[index], CopyReason::Edge),
+                };
+            }
+            kept.extend(gathered);
+        }
+        Ok(kept)
+    }
+
+    fn file_at(&self, file: Option<usize>) -> &ModelFile {
+        file.map_or(&self.file, |index| &self.data[index].1)
     }
 }
 
@@ -542,5 +582,10 @@ impl OnnxLease {
     /// The files that are mapped.
     pub fn files(&self) -> &[ModelFile] {
         &self.files
+    }
+
+    /// What else is mapped: copies, in the store, of tensors that cross edges of chunks.
+    pub fn derived(&self) -> &[Gathered] {
+        &self.gathered
     }
 }

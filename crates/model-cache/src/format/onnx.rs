@@ -39,7 +39,7 @@ impl DataType {
     /// Bits an element takes in raw data; `None` for text and for types this program does not know.
     pub fn bits(self) -> Option<u64> {
         Some(match self.0 {
-            21 | 22 | 23 => 4,
+            21..=23 => 4,
             25 | 26 => 2,
             2 | 3 | 9 | 17..=20 | 24 => 8,
             4 | 5 | 10 | 16 => 16,
