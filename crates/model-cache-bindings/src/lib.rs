@@ -5,8 +5,15 @@
 
 mod buffer;
 mod cache;
+mod download;
 mod errors;
 mod file;
+mod keep;
+mod progress;
+mod runtime;
+mod values;
+mod wait;
+mod work;
 
 use pyo3::prelude::*;
 
@@ -16,5 +23,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<cache::ModelCache>()?;
     module.add_class::<file::ModelFile>()?;
+    module.add_class::<work::Work>()?;
+    module.add_function(wrap_pyfunction!(runtime::_shutdown, module)?)?;
     Ok(())
 }

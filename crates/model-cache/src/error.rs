@@ -62,6 +62,16 @@ pub enum Error {
         /// The file's size.
         size_bytes: u64,
     },
+    /// A tensor that can't be read as a slice of numbers in place.
+    #[error("tensor \"{tensor}\" can't be read as a slice of {element}: {reason}")]
+    NotASlice {
+        /// The tensor's name, control characters escaped.
+        tensor: String,
+        /// The number asked for, as Rust calls it.
+        element: &'static str,
+        /// The tensor's type, or where its bytes begin.
+        reason: String,
+    },
     /// An option or environment variable that cannot be.
     #[error("{name}=\"{value}\" can't be used: {reason}")]
     InvalidOption {
@@ -135,6 +145,16 @@ pub enum Error {
     NotInStore {
         /// The repo, with its revision if one was given.
         repo: RepoSpec,
+    },
+    /// The file has no such tensor.
+    #[error("no tensor \"{}\" among the {count} of the file", crate::name::printable(.name))]
+    TensorNotFound {
+        /// What was asked for.
+        name: String,
+        /// How many tensors there are.
+        count: usize,
+        /// The name most like it, if one is.
+        nearest: Option<String>,
     },
 
     /// An ONNX graph names a data file that is not in the store, or not yet.
@@ -254,16 +274,6 @@ pub enum Error {
         /// How many bytes were hashed.
         size_bytes: u64,
     },
-    /// A file that does not follow its own format.
-    #[error("not a usable {format} file: at byte {offset}: {reason}")]
-    BadFormat {
-        /// "GGUF", "safetensors", "ONNX".
-        format: &'static str,
-        /// Where in the file.
-        offset: u64,
-        /// What is wrong there, with the numbers.
-        reason: String,
-    },
     /// Another process or task is at it right now; nothing is wrong with it.
     #[error("{what} is busy: {reason}")]
     Busy {
@@ -271,6 +281,16 @@ pub enum Error {
         what: String,
         /// Who is at what.
         reason: &'static str,
+    },
+    /// A file is not what its format says it should be, or lies about itself.
+    #[error("not a {format} file that can be used: {reason} (offset {offset})")]
+    BadFormat {
+        /// "GGUF", "safetensors", "ONNX".
+        format: &'static str,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong, with its numbers.
+        reason: String,
     },
     /// Stored bytes no longer match their CRC32C, or a record contradicts the extents it speaks of.
     #[error("{what} is damaged: {reason}")]
@@ -409,6 +429,7 @@ impl Error {
             | Self::InvalidGlob { .. }
             | Self::InvalidRange { .. }
             | Self::InvalidOption { .. }
+            | Self::NotASlice { .. }
             | Self::QuantNotChosen { .. } => ErrorKind::Usage,
             Self::RepoNotFound { .. }
             | Self::RevisionNotFound { .. }
@@ -416,6 +437,7 @@ impl Error {
             | Self::QuantNotFound { .. }
             | Self::MissingData { .. }
             | Self::NotInStore { .. }
+            | Self::TensorNotFound { .. }
             | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Gated { .. } | Self::BadToken { .. } | Self::Disabled { .. } => ErrorKind::NotAllowed,
             Self::RateLimited { .. }
@@ -424,7 +446,7 @@ impl Error {
             | Self::Network { .. }
             | Self::Stalled { .. }
             | Self::Offline { .. } => ErrorKind::Network,
-            Self::ContentChanged { .. } | Self::DigestMismatch { .. } | Self::Damaged { .. } | Self::BadFormat { .. } => {
+            Self::ContentChanged { .. } | Self::DigestMismatch { .. } | Self::BadFormat { .. } | Self::Damaged { .. } => {
                 ErrorKind::Integrity
             }
             Self::NoSpace { .. } | Self::TargetFull { .. } => ErrorKind::NoSpace,
@@ -506,6 +528,13 @@ impl Error {
             Self::Offline { .. } => Some("run it once without --offline, HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE".to_owned()),
             Self::ContentChanged { repo, .. } => Some(format!("model-cache scan {repo}, then pull again")),
             Self::DigestMismatch { .. } => Some("the bytes were dropped; pull again to fetch them anew".to_owned()),
+            Self::NotASlice { .. } => Some("read its bytes, or copy them to where they are aligned".to_owned()),
+            Self::TensorNotFound { nearest, .. } => {
+                nearest.as_ref().map(|name| format!("did you mean \"{}\"?", crate::name::printable(name)))
+            }
+            Self::BadFormat { .. } => Some(
+                "model-cache verify --digest tells whether it is the file that was published; if so, take another one".to_owned(),
+            ),
             Self::Damaged { .. } => Some("model-cache verify shows what is damaged; rm and pull replace it".to_owned()),
             Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
             Self::Storage { source, .. } => source.hint().map(str::to_owned),

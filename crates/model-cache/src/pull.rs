@@ -149,13 +149,13 @@ impl Pull {
     /// [`ModelCache::download_quant`].
     pub async fn run(mut self) -> Result<PullReport> {
         let spec: RepoSpec = self.repo.parse()?;
-        let globs = Globs::new(&self.globs)?;
-        let paths = self.paths.iter().map(|path| path.parse()).collect::<Result<Vec<FilePath>>>()?;
         let commit = spec.revision_or_main().to_string();
         // Until the commit is known, events carry the revision.
         let early = Reporter::new(spec.repo.to_string(), commit, self.sink.clone(), None);
         let cancel = self.cancel.take().unwrap_or_default();
         let work = async {
+            let globs = Globs::new(&self.globs)?;
+            let paths = self.paths.iter().map(|path| path.parse()).collect::<Result<Vec<FilePath>>>()?;
             let observer = |notice: RetryNotice<'_>| early.retry(None, notice.attempt, notice.reason, notice.wait);
             let (pinned, entry) = self.listing(&spec, &observer).await?;
             let chosen = self.choose(&pinned, Arc::new(entry), &globs, &paths)?;

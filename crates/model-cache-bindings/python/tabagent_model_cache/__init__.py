@@ -8,7 +8,12 @@
 """
 
 from ._native import ModelCache, ModelFile, __version__
+from .cancel import Cancel, CancelToken
 from .exceptions import *  # noqa: F403
 from .exceptions import __all__ as _exceptions
+from .pull import Pull
+from .reader import ModelReader
+from .values import *  # noqa: F403
+from .values import __all__ as _values
 
-__all__ = ["ModelCache", "ModelFile", "__version__", *_exceptions]
+__all__ = ["Cancel", "CancelToken", "ModelCache", "ModelFile", "ModelReader", "Pull", "__version__", *_exceptions, *_values]

@@ -1,0 +1,119 @@
+//! What of `ModelCache` is about what is here: to list, verify, import, export and remove.
+
+use crate::{cache::ModelCache, download::texts, values, wait::Watch, work::Work};
+use pyo3::prelude::*;
+use std::path::PathBuf;
+use tabagent_model_cache::{ExportOptions, ImportOptions, VerifyOptions};
+
+#[pymethods]
+impl ModelCache {
+    /// Every repo that has a file here, complete or begun: a list of RepoSummary.
+    fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        values::repos(py, &self.with(py, |cache| cache.list())?)
+    }
+
+    /// The files of a repo that are here or were begun: a list of RepoFiles, one for each commit.
+    fn files<'py>(&self, py: Python<'py>, repo: &str) -> PyResult<Bound<'py, PyAny>> {
+        values::files(py, &self.with(py, |cache| cache.files(repo))?)
+    }
+
+    /// How much is here, and how much disk it takes: Stats.
+    fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        values::stats(py, &self.with(py, |cache| cache.stats())?)
+    }
+
+    /// Whether any file of a repo was imported, so that the Hub can't give it again.
+    fn is_imported(&self, py: Python<'_>, repo: &str) -> PyResult<bool> {
+        self.with(py, |cache| cache.is_imported(repo))
+    }
+
+    /// Removes one file: Removed.
+    fn delete_file<'py>(&self, py: Python<'py>, repo: &str, path: &str) -> PyResult<Bound<'py, PyAny>> {
+        values::removed(py, &self.with(py, |cache| cache.delete_file(repo, path))?)
+    }
+
+    /// Removes files by globs and quants: Removed.
+    #[pyo3(signature = (repo, files=None, *, quant=None))]
+    fn delete_files<'py>(
+        &self,
+        py: Python<'py>,
+        repo: &str,
+        files: Option<Bound<'py, PyAny>>,
+        quant: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (globs, quants) = (texts("files", files)?, texts("quant", quant)?);
+        values::removed(py, &self.with(py, |cache| cache.delete_files(repo, &globs, &quants))?)
+    }
+
+    /// Removes every file of a repo, and what is known of it: Removed.
+    fn delete_model<'py>(&self, py: Python<'py>, repo: &str) -> PyResult<Bound<'py, PyAny>> {
+        values::removed(py, &self.with(py, |cache| cache.delete_model(repo))?)
+    }
+
+    /// Frees what nothing uses: Removed.
+    fn gc<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        values::removed(py, &self.with(py, |cache| cache.gc())?)
+    }
+
+    /// Reads what is stored and holds it against what was sealed: a VerifyReport.
+    #[pyo3(signature = (repo=None, files=None, *, digest=false, progress=None, cancel=None))]
+    fn verify<'py>(
+        &self,
+        py: Python<'py>,
+        repo: Option<String>,
+        files: Option<Bound<'py, PyAny>>,
+        digest: bool,
+        progress: Option<Bound<'py, PyAny>>,
+        cancel: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let (watch, globs, cache) = (Watch::new(progress, cancel)?, texts("files", files)?, self.opened(py)?);
+        let verify = move |line: crate::work::Line| {
+            let options = VerifyOptions { digest, progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
+            cache.verify(repo.as_deref(), &globs, &options)
+        };
+        let work = Work::blocking(py, verify, |py, report| Ok(values::verify_report(py, &report)?.unbind()))?;
+        watch.run(py, &work)
+    }
+
+    /// Copies local files into the store under a name of their own: an ImportReport.
+    #[pyo3(signature = (repo, paths, progress=None, cancel=None))]
+    fn import_files<'py>(
+        &self,
+        py: Python<'py>,
+        repo: String,
+        paths: Bound<'py, PyAny>,
+        progress: Option<Bound<'py, PyAny>>,
+        cancel: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let (watch, paths, cache) = (Watch::new(progress, cancel)?, folders(&paths)?, self.opened(py)?);
+        let import = move |line: crate::work::Line| {
+            let options = ImportOptions { progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
+            cache.import(&repo, &paths, &options)
+        };
+        let work = Work::blocking(py, import, |py, report| Ok(values::import_report(py, &report)?.unbind()))?;
+        watch.run(py, &work)
+    }
+
+    /// Writes files of a repo below a folder, as real files: an ExportReport.
+    #[pyo3(signature = (repo, to, files=None, force=false, cancel=None))]
+    fn export<'py>(
+        &self,
+        py: Python<'py>,
+        repo: String,
+        to: PathBuf,
+        files: Option<Bound<'py, PyAny>>,
+        force: bool,
+        cancel: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let (watch, globs, cache) = (Watch::new(None, cancel)?, texts("files", files)?, self.opened(py)?);
+        let export =
+            move |line: crate::work::Line| cache.export(&repo, &globs, &to, &ExportOptions { force, cancel: Some(line.cancel) });
+        let work = Work::blocking(py, export, |py, report| Ok(values::export_report(py, &report)?.unbind()))?;
+        watch.run(py, &work)
+    }
+}
+
+/// One path, or several.
+fn folders(paths: &Bound<'_, PyAny>) -> PyResult<Vec<PathBuf>> {
+    paths.extract::<PathBuf>().map(|path| vec![path]).or_else(|_| paths.extract())
+}
