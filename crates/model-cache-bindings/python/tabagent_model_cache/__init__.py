@@ -11,9 +11,10 @@ from ._native import ModelCache, ModelFile, __version__
 from .cancel import Cancel, CancelToken
 from .exceptions import *  # noqa: F403
 from .exceptions import __all__ as _exceptions
+from .onnx import SessionCache, SessionStats, onnx_session
 from .pull import Pull
 from .reader import ModelReader
 from .values import *  # noqa: F403
 from .values import __all__ as _values
 
-__all__ = ["Cancel", "CancelToken", "ModelCache", "ModelFile", "ModelReader", "Pull", "__version__", *_exceptions, *_values]
+__all__ = ["Cancel", "CancelToken", "ModelCache", "ModelFile", "ModelReader", "Pull", "SessionCache", "SessionStats", "onnx_session", "__version__", *_exceptions, *_values]
