@@ -7,7 +7,16 @@ use tabagent_model_cache::{Error, ErrorKind};
 /// `error` as an exception of `exceptions.py`: its text with every cause on one line, its `code` and `hint`; where the operating
 /// system refused, its `__cause__` is the `OSError` with that number.
 pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
-    let raised = exception(py, class_of(error), &error.chain(), error.kind().as_str(), error.hint().as_deref());
+    raise_with(py, &error.chain(), error)
+}
+
+/// As [`raise`], for an error that does not say of which file it is.
+pub(crate) fn raise_about(py: Python<'_>, what: &str, error: &Error) -> PyErr {
+    raise_with(py, &format!("{what}: {}", error.chain()), error)
+}
+
+fn raise_with(py: Python<'_>, text: &str, error: &Error) -> PyErr {
+    let raised = exception(py, class_of(error), text, error.kind().as_str(), error.hint().as_deref());
     if let Some(number) = os_error(error) {
         let words = io::Error::from_raw_os_error(number).to_string();
         raised.set_cause(py, Some(PyOSError::new_err((number, words))));
@@ -25,11 +34,6 @@ pub(crate) fn forked(py: Python<'_>, what: &str, opened_by: u32) -> PyErr {
     let message =
         format!("{what} was opened by process {opened_by}; process {} is a fork of it and can't use it", std::process::id());
     exception(py, "ForkedError", &message, "usage", Some("open it after the fork, in the process that uses it"))
-}
-
-/// The exception of an argument that can't be; nothing was touched.
-pub(crate) fn invalid(py: Python<'_>, message: &str) -> PyErr {
-    exception(py, "InvalidInput", message, "usage", None)
 }
 
 /// An exception of the class called `class` in `exceptions.py`.
@@ -57,6 +61,8 @@ fn class_of(error: &Error) -> &'static str {
         Error::RateLimited { .. } => "RateLimited",
         Error::Busy { .. } => "Busy",
         Error::TargetExists { .. } => "AlreadyExists",
+        Error::BadFormat { .. } => "FormatError",
+        Error::TensorNotFound { .. } => "TensorNotFound",
         // What the caller named and the operating system has not.
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "NotFound",
         Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => "AccessDenied",

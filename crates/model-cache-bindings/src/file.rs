@@ -4,6 +4,7 @@ use crate::errors;
 use pyo3::{
     exceptions::{PyIndexError, PyTypeError},
     prelude::*,
+    sync::PyOnceLock,
     types::{PyMemoryView, PySlice, PyTuple},
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,8 @@ pub(crate) struct ModelFile {
     path: String,
     digest: String,
     size_bytes: usize,
+    /// What `tensors` gives, made once.
+    pub(crate) tensors: PyOnceLock<Py<PyAny>>,
     /// `None` once closed.
     file: Mutex<Option<tabagent_model_cache::ModelFile>>,
 }
@@ -26,6 +29,7 @@ impl ModelFile {
             path: path.to_owned(),
             digest: file.digest().to_owned(),
             size_bytes: file.len(),
+            tensors: PyOnceLock::new(),
             file: Mutex::new(Some(file)),
         }
     }
@@ -102,6 +106,12 @@ impl ModelFile {
             Some(byte) => Ok(byte.into_pyobject(py)?.into_any()),
             None => Err(PyIndexError::new_err(format!("byte {at} of {}, which has {}", this.name(), file.len()))),
         }
+    }
+
+    /// A stream over the file, with a position of its own: a ModelReader, which is an io.RawIOBase.
+    fn open<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().opened(slf.py())?;
+        slf.py().import("tabagent_model_cache.reader")?.call_method1("ModelReader", (slf,))
     }
 
     /// Lets go of the file. Views and readers made of it stay valid, and keep it from being freed, until they are gone themselves.

@@ -2,7 +2,7 @@
 
 use pyo3::{
     prelude::*,
-    types::{PyDict, PyList},
+    types::{PyDict, PyList, PyTuple},
 };
 use std::path::Path;
 use tabagent_model_cache::*;
@@ -179,5 +179,21 @@ pub(crate) fn export_report<'py>(py: Python<'py>, report: &ExportReport) -> PyRe
         size_bytes: report.bytes,
         paths: report.paths.iter().map(|path| text(path)).collect::<Vec<_>>(),
         unfinished: &report.unfinished,
+    })
+}
+
+pub(crate) fn tensor<'py>(
+    py: Python<'py>,
+    name: &str,
+    dtype: &str,
+    shape: &[u64],
+    range: std::ops::Range<u64>,
+) -> PyResult<Bound<'py, PyAny>> {
+    record!(py, "Tensor", {
+        name: name,
+        dtype: dtype,
+        shape: PyTuple::new(py, shape)?,
+        start: range.start,
+        end: range.end,
     })
 }

@@ -33,6 +33,7 @@ __all__ = [
     "RepoNotFound",
     "RevisionNotFound",
     "StoreError",
+    "TensorNotFound",
 ]
 
 
@@ -56,8 +57,13 @@ class ModelCacheError(Exception):
             self.hint = hint
             self.add_note(f"hint: {hint}")
         # The number alone: with a text beside it, str() of an OSError would begin with "[Errno 2]".
-        if self._errno is not None and isinstance(self, OSError):
-            self.errno = self._errno
+        error: BaseException = self
+        if isinstance(error, OSError):
+            error.errno = self._errno
+
+    def __str__(self) -> str:
+        # Not as a KeyError has it, in quotes.
+        return str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), str(self), self.hint, self.code), {}
@@ -159,7 +165,15 @@ class AlreadyExists(ModelCacheError, FileExistsError):
 
 
 class FormatError(ModelCacheError, ValueError):
-    """A file is not a well-formed GGUF, safetensors or ONNX file; also a ``ValueError``."""
+    """A file is not a well-formed GGUF, safetensors or ONNX file, or can't be read as asked; also a ``ValueError``."""
+
+    code = "integrity"
+
+
+class TensorNotFound(ModelCacheError, KeyError):
+    """The file has no tensor of this name; also a ``KeyError``."""
+
+    code = "not_found"
 
 
 class StoreError(ModelCacheError, OSError):

@@ -102,9 +102,13 @@ def onnx_session(
     ``"derive"``: they are kept once more in the store, in one piece, for all sessions. ``None`` or ``"auto"``: the first up to 64 MiB of
     them, the second above.
 
-    Raises ``FileNotInRepo`` if the model is not here, ``NotFound`` if a file its graph names is not, or is still being pulled,
-    ``FormatError`` if the graph can't be used, ``InvalidInput`` for options that can't be, ``ImportError`` without onnxruntime, and what
-    ``InferenceSession`` raises.
+    :raises FileNotInRepo: the model is not in the store; ``cache.download_quant`` or ``cache.download_file`` brings it.
+    :raises NotFound: a file its graph names is not in the store, or is still being pulled.
+    :raises FormatError: the graph is not a well-formed ONNX model, or names what is not beside it.
+    :raises InvalidInput: the options contradict each other, or what has to be set.
+    :raises ImportError: the package ``onnxruntime`` is missing, or too old.
+
+    And what ``InferenceSession`` itself raises.
     """
     _import()
     model = cache._onnx(repo, path)
@@ -139,9 +143,9 @@ def _make(
     make_options = _maker(session_options)
     _check(make_options(), prepack)
     plan = model.plan(align=align, edges=edges)
-    session = _session_class()(plan, make_options, prepack, providers)
+    session: onnxruntime.InferenceSession = _session_class()(plan, make_options, prepack, providers)
     log.info("%s: %s; prepacking %s", name, plan.report_text, "on" if session.store_report["prepack"] else "off")
-    return session  # type: ignore[no-any-return]
+    return session
 
 
 # -- options --------------------------------------------------------------------------------------------------------------
@@ -257,7 +261,7 @@ def _session_class() -> Any:
                 raise
             finally:
                 # ORT has mapped or copied what it needs; these would keep the rest.
-                self._model_bytes = None
+                self._model_bytes = b""
                 self._sess_options = self._sess_options_initial = told
             # Not this object is what maps the store, but ORT's own: an IOBinding or a NodeArg keeps it alive longer.
             finalizer = weakref.finalize(self._sess, lease.release)

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
     from ._native import ModelFile
 
@@ -68,6 +68,9 @@ class ModelReader(io.RawIOBase):
         rest = bytes(self._view[self._position :])
         self._position += len(rest)
         return rest
+
+    def write(self, buffer: ReadableBuffer, /) -> int:
+        raise io.UnsupportedOperation("a model file is only read")
 
     def close(self) -> None:
         # Also called for one whose file could not be viewed.

@@ -14,7 +14,7 @@ from ._native import Work
 from .cancel import Cancel
 
 #: The newest progress (bytes here, bytes in all), the events, whether the work has ended.
-News: TypeAlias = "tuple[tuple[int, int] | None, list[dict[str, Any]], bool]"
+News: TypeAlias = tuple[tuple[int, int] | None, list[dict[str, Any]], bool]
 
 #: How often a ``cancel`` is asked, in seconds.
 _POLL_SECONDS = 0.05
@@ -29,11 +29,14 @@ async def news(work: Work, cancel: Cancel | None = None) -> News:
         told = work.poll()
         if told[0] is not None or told[1] or told[2]:
             return told
-        rung = loop.create_future()
+        rung = asyncio.Event()
         bell = work.fileno()
-        loop.add_reader(bell, lambda rung=rung: rung.done() or rung.set_result(None))
+        loop.add_reader(bell, rung.set)
         try:
-            await asyncio.wait([rung], timeout=_POLL_SECONDS if cancel is not None else None)
+            async with asyncio.timeout(_POLL_SECONDS if cancel is not None else None):
+                await rung.wait()
+        except TimeoutError:
+            pass
         finally:
             loop.remove_reader(bell)
 
