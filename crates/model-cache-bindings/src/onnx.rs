@@ -87,14 +87,7 @@ impl OnnxModel {
     /// Decides how ONNX Runtime gets each tensor, and writes the graph that says so.
     #[pyo3(signature = (*, align=None, edges=None))]
     fn plan(&self, py: Python<'_>, align: Option<bool>, edges: Option<&str>) -> PyResult<OnnxPlan> {
-        let edges = match edges {
-            None | Some("auto") => Edges::Auto,
-            Some("inject") => Edges::Inject,
-            Some("derive") => Edges::Derive,
-            Some(other) => {
-                return Err(errors::invalid(py, &format!("edges={other:?}: it is \"auto\", \"inject\" or \"derive\"")));
-            }
-        };
+        let edges = edges.map_or(Ok(Edges::Auto), str::parse).map_err(|error| errors::raise(py, &error))?;
         let model = self.model.opened();
         let plan = py.detach(move || model.plan(&OnnxOptions { align, edges })).map_err(|error| errors::raise(py, &error))?;
         Ok(OnnxPlan { repo: self.repo.clone(), plan: Held::new(plan) })

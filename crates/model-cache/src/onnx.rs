@@ -19,6 +19,7 @@ use std::{
     fmt,
     ops::Range,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 /// How much of a model may cross edges of chunks and be given to each session as a private copy, where nothing else was asked for.
@@ -46,6 +47,23 @@ pub enum Edges {
     Inject,
     /// They are kept once more in the store, in one piece, for all sessions of all processes.
     Derive,
+}
+
+impl FromStr for Edges {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "inject" => Ok(Self::Inject),
+            "derive" => Ok(Self::Derive),
+            other => Err(Error::InvalidOption {
+                name: "edges",
+                value: printable(other),
+                reason: "it is \"auto\", \"inject\" or \"derive\"".to_owned(),
+            }),
+        }
+    }
 }
 
 /// An ONNX model of the store: its graph, and the files its tensors are in, all of one commit.
