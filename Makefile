@@ -2,12 +2,13 @@
 # make test       everything that must hold before a commit; CI runs this
 # make check      the part of it that runs nothing: format, lints, docs, arrows between crates
 # make figures    the numbers of the README, measured anew (minutes, and 20 GiB of disk)
+# make wheel      the Python module, into target/wheels
 # make setup      only what the others need from Debian and PyPI
 # make clean      remove what was built
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check figures setup clean
+.PHONY: demo test check figures wheel setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -21,6 +22,9 @@ check: setup
 
 figures: setup
 	@scripts/with scripts/figures
+
+wheel: setup
+	@scripts/with scripts/wheel
 
 setup:
 	@scripts/setup

@@ -2,11 +2,13 @@
 
 use crate::{
     cache::ModelCache,
-    errors, values,
+    errors,
+    several::several,
+    values,
     wait::{self, Watch},
-    work::Work,
+    work::{Line, Work},
 };
-use pyo3::{exceptions::PyTypeError, prelude::*, types::PyString};
+use pyo3::prelude::*;
 use std::future::Future;
 use tabagent_model_cache::{Manifest, Pull, PullReport, RepoSpec, Result};
 
@@ -24,7 +26,7 @@ impl ModelCache {
         // Told here, with the caller on the stack, not once the work runs.
         repo.parse::<RepoSpec>().map_err(|error| errors::raise(py, &error))?;
         let pull = describe(cache.pull(repo));
-        let task = |line: crate::work::Line| {
+        let task = |line: Line| {
             let (progress, events) = (line.mailbox.progress(), line.mailbox.events());
             pull.on_progress(Some(progress)).on_event(Some(events)).cancel_token(line.cancel).run()
         };
@@ -86,7 +88,7 @@ impl ModelCache {
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         wait::check_cancel(cancel.as_ref())?;
-        let (quants, globs) = (texts("quant", quant)?, texts("files", files)?);
+        let (quants, globs): (Vec<String>, Vec<String>) = (several("quant", quant)?, several("files", files)?);
         let work = self.pulling(py, repo, |pull| {
             let pull = quants.into_iter().fold(pull.all(all), Pull::quant);
             globs.into_iter().fold(pull, Pull::file)
@@ -134,16 +136,4 @@ impl ModelCache {
 /// A coroutine that does `work`.
 fn finish<'py>(py: Python<'py>, work: Work, progress: Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
     py.import("tabagent_model_cache.waiting")?.call_method1("finish", (work, progress))
-}
-
-/// One text, or several.
-pub(crate) fn texts(name: &str, value: Option<Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
-    let Some(value) = value else { return Ok(Vec::new()) };
-    if value.is_instance_of::<PyString>() {
-        return Ok(vec![value.extract()?]);
-    }
-    value.extract().map_err(|_| {
-        let kind = value.get_type().qualname().map_or_else(|_| "?".to_owned(), |kind| kind.to_string());
-        PyTypeError::new_err(format!("{name} must be a str or a list of str, and is a {kind}"))
-    })
 }

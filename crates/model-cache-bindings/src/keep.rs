@@ -1,6 +1,12 @@
 //! What of `ModelCache` is about what is here: to list, verify, import, export and remove.
 
-use crate::{cache::ModelCache, download::texts, values, wait::Watch, work::Work};
+use crate::{
+    cache::ModelCache,
+    several::several,
+    values,
+    wait::Watch,
+    work::{Line, Work},
+};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 use tabagent_model_cache::{ExportOptions, ImportOptions, VerifyOptions};
@@ -41,7 +47,7 @@ impl ModelCache {
         files: Option<Bound<'py, PyAny>>,
         quant: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (globs, quants) = (texts("files", files)?, texts("quant", quant)?);
+        let (globs, quants): (Vec<String>, Vec<String>) = (several("files", files)?, several("quant", quant)?);
         values::removed(py, &self.with(py, |cache| cache.delete_files(repo, &globs, &quants))?)
     }
 
@@ -66,8 +72,8 @@ impl ModelCache {
         progress: Option<Bound<'py, PyAny>>,
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let (watch, globs, cache) = (Watch::new(progress, cancel)?, texts("files", files)?, self.opened(py)?);
-        let verify = move |line: crate::work::Line| {
+        let (watch, globs, cache) = (Watch::new(progress, cancel)?, several("files", files)?, self.opened(py)?);
+        let verify = move |line: Line| {
             let options = VerifyOptions { digest, progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
             cache.verify(repo.as_deref(), &globs, &options)
         };
@@ -85,8 +91,8 @@ impl ModelCache {
         progress: Option<Bound<'py, PyAny>>,
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let (watch, paths, cache) = (Watch::new(progress, cancel)?, folders(&paths)?, self.opened(py)?);
-        let import = move |line: crate::work::Line| {
+        let (watch, paths, cache) = (Watch::new(progress, cancel)?, several("paths", Some(paths))?, self.opened(py)?);
+        let import = move |line: Line| {
             let options = ImportOptions { progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
             cache.import(&repo, &paths, &options)
         };
@@ -105,15 +111,9 @@ impl ModelCache {
         force: bool,
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let (watch, globs, cache) = (Watch::new(None, cancel)?, texts("files", files)?, self.opened(py)?);
-        let export =
-            move |line: crate::work::Line| cache.export(&repo, &globs, &to, &ExportOptions { force, cancel: Some(line.cancel) });
+        let (watch, globs, cache) = (Watch::new(None, cancel)?, several("files", files)?, self.opened(py)?);
+        let export = move |line: Line| cache.export(&repo, &globs, &to, &ExportOptions { force, cancel: Some(line.cancel) });
         let work = Work::blocking(py, export, |py, report| Ok(values::export_report(py, &report)?.unbind()))?;
         watch.run(py, &work)
     }
-}
-
-/// One path, or several.
-fn folders(paths: &Bound<'_, PyAny>) -> PyResult<Vec<PathBuf>> {
-    paths.extract::<PathBuf>().map(|path| vec![path]).or_else(|_| paths.extract())
 }

@@ -12,6 +12,7 @@ mod keep;
 mod onnx;
 mod progress;
 mod runtime;
+mod several;
 mod tensors;
 mod values;
 mod wait;
