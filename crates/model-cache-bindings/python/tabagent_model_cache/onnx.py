@@ -36,8 +36,8 @@ __all__ = ["SessionCache", "SessionStats", "onnx_session"]
 
 log = logging.getLogger(__name__)
 
-#: The oldest ONNX Runtime that takes a folder for external data of a graph given from memory.
-_OLDEST = (1, 20)
+#: The oldest ONNX Runtime this was tried with that does all of it: 1.20 finds no weights of subgraphs in the folder.
+_OLDEST = (1, 23)
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _DISABLE_PREPACKING = "session.disable_prepacking"
 #: What numpy calls the element types that are injected, by their numbers in ONNX.
@@ -157,7 +157,7 @@ def _maker(given: Options | None) -> Callable[[], onnxruntime.SessionOptions]:
     if given is None:
         return ort.SessionOptions  # type: ignore[no-any-return]
     if isinstance(given, ort.SessionOptions):
-        if given.has_providers():
+        if getattr(given, "has_providers", bool)():
             raise InvalidInput(
                 "session_options has providers of its own, which a copy of it loses: name them as providers=, or pass a function "
                 "that makes the options"
