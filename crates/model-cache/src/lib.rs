@@ -23,6 +23,7 @@ mod placement;
 mod progress;
 mod pull;
 mod quant;
+mod readable;
 mod record;
 mod store;
 pub mod units;
@@ -43,5 +44,7 @@ pub use onnx::{CopyReason, Edges, InjectedTensor, OnnxLease, OnnxModel, OnnxOpti
 pub use placement::Placement;
 pub use progress::{Event, EventKind, EventSink, ProgressCallback};
 pub use pull::{Pull, PullReport};
+pub use readable::{ReadableFile, ReadableRepo};
 pub use record::{BLOCK_BYTES, CHUNK_BYTES, INLINE_BYTES};
+pub use storage::CopyMethod;
 pub use store::Removed;
