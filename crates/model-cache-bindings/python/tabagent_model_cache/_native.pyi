@@ -246,12 +246,14 @@ class ModelCache:
         to: _Path,
         files: str | Iterable[str] | None = None,
         force: bool = False,
+        progress: _Progress | None = None,
         cancel: Cancel | None = None,
     ) -> ExportReport:
         """Writes the files of ``repo`` below the folder ``to``, under their own paths, by the cheapest way the file system offers.
 
         :param files: globs; Default: all.
         :param force: whether files that exist are replaced.
+        :param progress: called with bytes written and bytes in all, in this thread.
         :raises AlreadyExists: a file exists; nothing was written.
         :raises NotInStore: nothing of ``repo`` is here.
         """
