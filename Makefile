@@ -2,7 +2,6 @@
 # make test       everything that must hold before a commit; CI runs this
 # make check      the part of it that runs nothing: format, lints, docs, arrows between crates
 # make figures    the numbers of the README, measured anew (minutes, and 20 GiB of disk)
-#                 of the loaders: scripts/with scripts/figures-rust, and see docs/loaders.md
 # make setup      only what the others need from Debian and PyPI
 # make clean      remove what was built
 #
