@@ -113,6 +113,9 @@ class ModelCache:
         :raises ModelCacheError: as :meth:`scan_repo`.
         """
 
+    def local_manifest(self, repo: str) -> Manifest | None:
+        """As :meth:`get_manifest`, but None for a repo never scanned; never asks the Hub."""
+
     def download_quant(
         self, repo: str, quant: str, progress: _Progress | None = None, cancel: Cancel | None = None
     ) -> PullReport:
