@@ -5,6 +5,8 @@
 //! names, types, shapes and ranges, never the file. A header is believed nothing: an index that was made has every tensor within
 //! the file it was made of, none over another, and none under a name that two have.
 //!
+//! [`onnx`] is for a loader that maps tensors by itself: a graph, and the same with its tensors' data told to be elsewhere.
+//!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use tabagent_model_cache::{ModelCache, format::safetensors::SafetensorsIndex};
@@ -22,6 +24,7 @@
 //! ```
 
 pub mod gguf;
+pub mod onnx;
 pub mod safetensors;
 
 use crate::{
