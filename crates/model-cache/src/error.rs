@@ -529,7 +529,7 @@ impl Error {
             Self::RepoNotFound { .. } => Some("check the spelling and what the token may read".to_owned()),
             Self::RevisionNotFound { repo, .. } => Some(format!("model-cache scan {repo} looks at main")),
             Self::FileNotFound { repo, .. } => Some(format!("model-cache scan {repo} shows what it has")),
-            Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {path}")),
+            Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {}", shell(path.as_str()))),
             Self::QuantNotFound { repo, offered, .. } => {
                 offered.first().map(|quant| format!("model-cache pull {repo} --quant {quant}"))
             }
