@@ -10,6 +10,7 @@ mod errors;
 mod file;
 mod keep;
 mod log;
+mod onnx;
 mod progress;
 mod runtime;
 mod several;
@@ -27,6 +28,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<cache::ModelCache>()?;
     module.add_class::<file::ModelFile>()?;
+    module.add_class::<onnx::OnnxModel>()?;
+    module.add_class::<onnx::OnnxPlan>()?;
+    module.add_class::<onnx::OnnxLease>()?;
     module.add_class::<work::Work>()?;
     module.add_function(wrap_pyfunction!(runtime::_shutdown, module)?)?;
     Ok(())

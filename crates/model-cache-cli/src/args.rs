@@ -183,6 +183,24 @@ Examples:
         #[arg(long)]
         force: bool,
     },
+    /// Show the store as a read-only folder, for programs that only take paths; until Ctrl-C
+    #[command(after_help = "\
+Examples:
+  model-cache mount ./models
+  model-cache mount ./models --repo org/name --repo org/other@v1.0
+
+Files are at DIR/org/name/PATH, those of a certain commit at DIR/org/name@COMMIT/PATH. They come and go with the
+store's, within a second. Needs root, or fuse3 (fusermount3); where neither is, model-cache export writes real files.")]
+    Mount {
+        /// The folder to mount on: an empty one, or one to be made
+        dir: PathBuf,
+        /// Show this repo only, as DIR/REPO: org/name or org/name@REVISION; may be given several times [default: all]
+        #[arg(long, value_name = "REPO")]
+        repo: Vec<String>,
+        /// Let other users read it too
+        #[arg(long)]
+        allow_other: bool,
+    },
     /// Take local files or folders into the store, under a name
     #[command(after_help = "\
 Examples:

@@ -241,6 +241,21 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<model_cache_mount::Error> for Failure {
+    fn from(error: model_cache_mount::Error) -> Self {
+        let error = match error {
+            model_cache_mount::Error::Store(error) => return error.into(),
+            other => other,
+        };
+        let mut failure = Self::new(error.kind().into(), error.to_string());
+        failure.hint = error.hint();
+        if let Some(cause) = std::error::Error::source(&error) {
+            failure.message += &format!(": {cause}");
+        }
+        failure
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

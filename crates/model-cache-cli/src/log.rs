@@ -12,7 +12,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-const OURS: [&str; 3] = ["model_cache", "tabagent_model_cache", "storage"];
+const OURS: [&str; 4] = ["model_cache", "model_cache_mount", "tabagent_model_cache", "storage"];
 
 /// Begins to log. A filter that makes no sense is told, and not used.
 pub(crate) fn start(verbose: u8, progress: ProgressMode) {

@@ -94,6 +94,7 @@ impl ModelCache {
                 Err(error) => findings.push((0, crate::progress::chain(&error))),
             }
             report.blocks += blocks(metadata.size_bytes);
+            findings.extend(self.store().verify_derived(&metadata.digest)?.into_iter().map(|reason| (0, reason)));
             for (repo, path, _) in names {
                 report.bad.extend(findings.iter().map(|(block, reason)| BadBlock {
                     repo: repo.to_string(),

@@ -157,6 +157,19 @@ pub enum Error {
         nearest: Option<String>,
     },
 
+    /// An ONNX graph names a data file that is not in the store, or not yet.
+    #[error("{repo} {graph} has its weights in {path}, which is not in the store{}", match .landed { Some((landed, size)) => format!(" yet: {} of {} are here", crate::units::iec(*landed), crate::units::iec(*size)), None => String::new() })]
+    MissingData {
+        /// The repo.
+        repo: RepoId,
+        /// The graph.
+        graph: FilePath,
+        /// The file it names.
+        path: FilePath,
+        /// Where it was begun: how many bytes of it are here, and how many it has.
+        landed: Option<(u64, u64)>,
+    },
+
     // -- the Hub and the way to it -------------------------------------------------------------------------------
     /// The licence was not accepted by the owner of this token, or no token was sent.
     #[error("{repo} is gated and {}", match .token_source { Some(source) => format!("the Hub refused the token from {source}"), None => "no token was sent".to_owned() })]
@@ -272,7 +285,7 @@ pub enum Error {
     /// A file is not what its format says it should be, or lies about itself.
     #[error("not a {format} file that can be used: {reason} (offset {offset})")]
     BadFormat {
-        /// "GGUF", "safetensors".
+        /// "GGUF", "safetensors", "ONNX".
         format: &'static str,
         /// Where in the file, in bytes.
         offset: u64,
@@ -422,6 +435,7 @@ impl Error {
             | Self::RevisionNotFound { .. }
             | Self::FileNotFound { .. }
             | Self::QuantNotFound { .. }
+            | Self::MissingData { .. }
             | Self::NotInStore { .. }
             | Self::TensorNotFound { .. }
             | Self::NoStore { .. } => ErrorKind::NotFound,
@@ -489,6 +503,7 @@ impl Error {
             Self::RepoNotFound { .. } => Some("check the spelling and what the token may read".to_owned()),
             Self::RevisionNotFound { repo, .. } => Some(format!("model-cache scan {repo} looks at main")),
             Self::FileNotFound { repo, .. } => Some(format!("model-cache scan {repo} shows what it has")),
+            Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {path}")),
             Self::QuantNotFound { repo, offered, .. } => {
                 offered.first().map(|quant| format!("model-cache pull {repo} --quant {quant}"))
             }

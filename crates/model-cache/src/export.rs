@@ -5,6 +5,7 @@ use crate::{
     choice::Globs,
     error::{Attempted, Error, Result},
     name::RepoSpec,
+    progress::ProgressCallback,
     record::CHUNK_BYTES,
     store::Content,
 };
@@ -13,11 +14,14 @@ use std::{
     os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+use storage::CopyMethod;
 use tokio_util::sync::CancellationToken;
 
 /// How to export.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ExportOptions {
+    /// Called with bytes written and bytes in all: after each chunk. Default: nobody is.
+    pub progress: Option<ProgressCallback>,
     /// Whether files that exist are replaced. Default: no; an export that would replace one writes nothing.
     pub force: bool,
     /// Ends the export early with [`Error::Cancelled`]. Default: none.
@@ -32,6 +36,11 @@ pub struct ExportReport {
     pub files: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// How their content came there: the costliest way that was needed. Files of at most 64 KiB, which are always written, count
+    /// only where there are no others. `None` if nothing was exported.
+    pub method: Option<CopyMethod>,
+    /// Bytes that share their disk blocks with the store and take no space of their own.
+    pub shared_bytes: u64,
     /// Their paths.
     pub paths: Vec<PathBuf>,
     /// Files of the repo that were begun and are not complete, so not exported.
@@ -41,8 +50,9 @@ pub struct ExportReport {
 impl ModelCache {
     /// Writes the files of `repo` that match any of `globs` (all, if there are none) below the folder `to`, under their own paths.
     ///
-    /// By the cheapest way the file system offers: on XFS and btrfs, where `to` lies on the store's volume, blocks are shared and
-    /// nothing is copied. Each file appears under its name only when it is whole.
+    /// By the cheapest way the file system offers, which the report tells: on XFS and btrfs, where `to` lies on the store's volume,
+    /// blocks are shared and nothing is copied; else the kernel copies by itself, where it can. Each file appears under its name
+    /// only when it is whole.
     ///
     /// # Errors
     /// [`Error::NotInStore`]; [`Error::FileNotFound`] for a glob that matches nothing; [`Error::TargetExists`], with nothing written,
@@ -71,55 +81,95 @@ impl ModelCache {
         }
         let unfinished = self.store().fills()?.into_iter().filter(|fill| fill.repo == pinned).map(|fill| fill.path.to_string());
         let mut report = ExportReport { unfinished: unfinished.collect(), ..ExportReport::default() };
+        let total_bytes = files.iter().map(|(_, metadata)| metadata.size_bytes).sum();
+        let (mut inline_files, mut method) = (0, None);
         for (path, _) in &files {
-            if options.cancel.as_ref().is_some_and(CancellationToken::is_cancelled) {
-                return Err(Error::Cancelled);
-            }
+            let before = report.bytes;
+            let tell = |bytes: u64| {
+                if let Some(progress) = &options.progress {
+                    progress(before + bytes, total_bytes);
+                }
+                match &options.cancel {
+                    Some(cancel) if cancel.is_cancelled() => Err(Error::Cancelled),
+                    _ => Ok(()),
+                }
+            };
+            tell(0)?;
             let Some(file) = self.store().open_file(&pinned, path, false)? else {
                 let (repo, commit) = (spec.repo.clone(), pinned.commit.clone());
                 return Err(Error::FileNotFound { repo, commit, path: path.to_string() });
             };
             let target = to.join(path.as_str());
-            write_out(&file.content, file.size_bytes, &target, options)?;
+            let ways = write_out(&file.content, file.size_bytes, &target, options.force, &tell)?;
+            tell(file.size_bytes)?;
+            match ways {
+                Some(written) => {
+                    method = method.max(Some(written.costliest));
+                    report.shared_bytes += written.shared_bytes;
+                }
+                None => inline_files += 1,
+            }
             report.files += 1;
             report.bytes += file.size_bytes;
             report.paths.push(target);
         }
+        report.method = method.or((inline_files > 0).then_some(CopyMethod::Copy));
         Ok(report)
     }
 }
 
-fn write_out(content: &Content, size_bytes: u64, target: &Path, options: &ExportOptions) -> Result<()> {
+/// How the extents of one file were written.
+struct Written {
+    costliest: CopyMethod,
+    shared_bytes: u64,
+}
+
+/// Writes one file; `None` for one without extents.
+fn write_out(
+    content: &Content,
+    size_bytes: u64,
+    target: &Path,
+    force: bool,
+    tell: &dyn Fn(u64) -> Result<()>,
+) -> Result<Option<Written>> {
     let failed = |action| move |source: io::Error| io_error(action, target, source, size_bytes);
     let folder = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(failed("create the folder of"))?;
     // Without a name until it is whole: whatever ends this leaves nothing behind.
     let partial = storage::UnnamedFile::new_in(folder).map_err(failed("create"))?;
     let file = partial.file();
+    let mut written = None;
     match content {
         Content::Inline(bytes) => file.write_all_at(bytes, 0).map_err(failed("write"))?,
         Content::View(view) => {
-            file.set_len(size_bytes).map_err(failed("write"))?;
+            let (mut costliest, mut shared_bytes) = (CopyMethod::Reflink, 0);
             for (index, extent) in view.extents().iter().enumerate() {
-                if options.cancel.as_ref().is_some_and(CancellationToken::is_cancelled) {
-                    return Err(Error::Cancelled);
-                }
-                let copied = view.store().extents().reader().copy_to(extent, file, index as u64 * CHUNK_BYTES);
+                let start = index as u64 * CHUNK_BYTES;
+                tell(start)?;
+                let copied = view.store().extents().reader().copy_to(extent, file, start);
                 if let Err(source) = &copied
                     && source.is_no_space()
                 {
                     return Err(target_full(target, size_bytes));
                 }
-                copied.attempted(|| format!("could not export {}", target.display()))?;
+                let method = copied.attempted(|| format!("could not export {}", target.display()))?;
+                costliest = costliest.max(method);
+                if method == CopyMethod::Reflink {
+                    shared_bytes += extent.data_bytes;
+                }
             }
+            // Blocks are shared whole, so the last one may reach beyond the end.
+            file.set_len(size_bytes).map_err(failed("write"))?;
+            written = Some(Written { costliest, shared_bytes });
         }
     }
     // What a plain `cp` would give.
     file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed("write"))?;
-    partial.name(target, options.force).map_err(|error| match error.kind() {
+    partial.name(target, force).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::TargetExists { path: target.to_owned() },
         _ => io_error("write", target, error, size_bytes),
-    })
+    })?;
+    Ok(written)
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error, needed_bytes: u64) -> Error {

@@ -1,6 +1,7 @@
 //! A file handed to a loader: [`ModelFile`], one contiguous read-only slice; [`ModelReader`] for those who want `Read + Seek`.
 
 use crate::{
+    name::{CommitId, FilePath, RepoId},
     placement::Placement,
     record::CHUNK_BYTES,
     store::{Content, StoredFile},
@@ -43,6 +44,21 @@ impl ModelFile {
         Self { file: Arc::new(file) }
     }
 
+    /// The repo it was opened from.
+    pub fn repo(&self) -> &RepoId {
+        &self.file.repo.repo
+    }
+
+    /// The commit it was opened at; `None` for an import.
+    pub fn commit(&self) -> Option<&CommitId> {
+        self.file.repo.commit.as_ref()
+    }
+
+    /// Its path within the repo.
+    pub fn path(&self) -> &FilePath {
+        &self.file.path
+    }
+
     /// The Hub's digest of the content, `sha256:<hex>` or `git-sha1:<hex>`; it was checked before the file became visible.
     pub fn digest(&self) -> &str {
         &self.file.digest
@@ -67,6 +83,10 @@ impl ModelFile {
             Content::Inline(_) => None,
             Content::View(view) => Some(Placement::of(view)),
         }
+    }
+
+    pub(crate) fn stored(&self) -> &StoredFile {
+        &self.file
     }
 
     fn chunk(&self, index: usize) -> Option<&[u8]> {

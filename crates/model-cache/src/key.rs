@@ -3,7 +3,8 @@
 //! ```text
 //! file:<repo>:<path>:chunk:<n>   a chunk's bytes            <repo>  org/name@<commit>, or org/name for an import
 //! meta:<repo>:<path>             a file's metadata          <path>  with '%' as %25 and ':' as %3A
-//! blob:<digest>                  a blob's row, or import:<blob id> while an import has no digest yet
+//! blob:<digest>                  a blob's row, or import:<blob id> while an import has no digest yet,
+//!                                or derived:<digest>:<recipe> of what was made of the blob with that digest
 //! manifest:<repo>                what a commit offers
 //! ref:<org/name>:<revision>      which commit a revision is
 //! access:<blob id>               when a blob was last opened
@@ -106,6 +107,28 @@ pub(crate) fn import(id: u64) -> String {
     format!("{IMPORTS}{id}")
 }
 
+/// The row of what `recipe` makes of the blob at `source_key`.
+pub(crate) fn derived(source_key: &str, recipe: &str) -> String {
+    format!("{}{recipe}", derived_prefix(source_key))
+}
+
+/// What the keys of everything made of the blob at `source_key` begin with.
+pub(crate) fn derived_prefix(source_key: &str) -> String {
+    format!("{DERIVED}{}:", source_key.strip_prefix("blob:").unwrap_or(source_key))
+}
+
+/// What the keys of derived values begin with.
+pub(crate) const DERIVED: &str = "derived:";
+
+/// The home of the derived value at `derived_key`. No repo's name begins with '~'.
+pub(crate) fn derived_home(derived_key: &str) -> String {
+    format!("~{derived_key}")
+}
+
+pub(crate) fn is_derived_home(home: &str) -> bool {
+    home.starts_with('~')
+}
+
 pub(crate) fn manifest(repo: &PinnedRepo) -> String {
     format!("manifest:{repo}")
 }
@@ -158,6 +181,11 @@ mod tests {
         assert_eq!(home_of_chunk(&chunk(&home, 3)), Some(home.as_str()));
         assert_eq!(apart(&home, 9), "org/name@0123456789abcdef0123456789abcdef01234567~9:onnx/a%3Ab%25.onnx");
         assert_eq!(parse_home(&apart(&home, 9)), Some((repo(), path)));
+        let derived = derived("blob:sha256:00ff", "1234");
+        assert_eq!(derived, "derived:sha256:00ff:1234");
+        assert!(derived.starts_with(&derived_prefix("blob:sha256:00ff")));
+        assert!(is_derived_home(&derived_home(&derived)) && is_derived_home(&apart(&derived_home(&derived), 9)));
+        assert!(!is_derived_home(&home) && parse_home(&derived_home(&derived)).is_none());
         assert_eq!(meta(&PinnedRepo::import("a/b".parse().unwrap()), &"c".parse().unwrap()), "meta:a/b:c");
     }
 

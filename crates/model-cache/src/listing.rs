@@ -3,7 +3,7 @@
 use crate::{
     cache::ModelCache,
     error::{Attempted, Error, Result},
-    key::PinnedRepo,
+    key::{self, PinnedRepo},
     name::{CommitId, FilePath, RepoId, RepoSpec},
     record::*,
     store::Unfinished,
@@ -99,6 +99,8 @@ pub struct Stats {
     pub chunks: u64,
     /// Bytes of complete content.
     pub live_bytes: u64,
+    /// Bytes of values made of content for loaders that need another layout; they go with the content they were made of.
+    pub derived_bytes: u64,
     /// Bytes reserved for content that is being fetched, or was begun.
     pub filling_bytes: u64,
     /// Bytes of content without a name that waits for its last reader.
@@ -222,6 +224,7 @@ impl ModelCache {
         let mut stats = Stats { files: self.store().all_files()?.len() as u64, ..Stats::default() };
         for (_, blob) in self.store().all_blobs()? {
             match blob.state {
+                BlobState::Sealed if key::is_derived_home(&blob.home) => stats.derived_bytes += blob.size_bytes,
                 BlobState::Sealed => {
                     stats.chunks += u64::from(chunks(blob.size_bytes));
                     stats.live_bytes += blob.size_bytes;

@@ -1,6 +1,8 @@
 //! What the metadata environment holds: the records, their tables, and the store's format number.
 
+use crate::key;
 use rkyv::{Archive, Deserialize, Serialize};
+use std::ops::Range;
 use storage::Table;
 
 /// The format this build reads and writes. A store of a higher one is refused.
@@ -75,6 +77,62 @@ impl BlobRecord {
     pub(crate) fn is_inline(&self) -> bool {
         self.size_bytes <= INLINE_BYTES
     }
+
+    /// How its content is cut.
+    pub(crate) fn layout(&self) -> Layout {
+        if key::is_derived_home(&self.home) { Layout::in_one(self.size_bytes) } else { Layout::of_file(self.size_bytes) }
+    }
+}
+
+/// How a blob's content is cut into chunks, each an extent, and blocks. No block lies in two chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    size_bytes: u64,
+    /// A multiple of [`BLOCK_BYTES`].
+    chunk_bytes: u64,
+}
+
+impl Layout {
+    /// A file's: chunks of [`CHUNK_BYTES`].
+    pub(crate) const fn of_file(size_bytes: u64) -> Self {
+        Self { size_bytes, chunk_bytes: CHUNK_BYTES }
+    }
+
+    /// A derived value's: one chunk, however large.
+    pub(crate) const fn in_one(size_bytes: u64) -> Self {
+        Self { size_bytes, chunk_bytes: size_bytes.next_multiple_of(BLOCK_BYTES) }
+    }
+
+    /// How many chunks there are; an inline file counts as one.
+    pub(crate) fn chunks(&self) -> u32 {
+        self.size_bytes.div_ceil(self.chunk_bytes).max(1) as u32
+    }
+
+    /// Bytes of chunk `index`.
+    pub(crate) fn chunk_bytes(&self, index: u32) -> u64 {
+        (self.size_bytes - u64::from(index) * self.chunk_bytes).min(self.chunk_bytes)
+    }
+
+    /// How many blocks there are.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.size_bytes.div_ceil(BLOCK_BYTES)
+    }
+
+    /// The byte range of block `index`.
+    pub(crate) fn block_range(&self, index: u64) -> Range<u64> {
+        let start = index * BLOCK_BYTES;
+        start..(start + BLOCK_BYTES).min(self.size_bytes)
+    }
+
+    /// The first block of chunk `index`.
+    pub(crate) fn first_block(&self, index: u32) -> u64 {
+        u64::from(index) * (self.chunk_bytes / BLOCK_BYTES)
+    }
+
+    /// The chunk that byte `offset` lies in, and where in it.
+    pub(crate) fn place(&self, offset: u64) -> (u32, u64) {
+        ((offset / self.chunk_bytes) as u32, offset % self.chunk_bytes)
+    }
 }
 
 /// What one commit of a repo offers, as the Hub listed it.
@@ -125,23 +183,17 @@ pub(crate) struct AccessRecord {
 
 /// How many chunks a file of `size_bytes` has; an inline one counts as one.
 pub(crate) fn chunks(size_bytes: u64) -> u32 {
-    size_bytes.div_ceil(CHUNK_BYTES).max(1) as u32
+    Layout::of_file(size_bytes).chunks()
 }
 
 /// How many blocks a file of `size_bytes` has.
 pub(crate) fn blocks(size_bytes: u64) -> u64 {
-    size_bytes.div_ceil(BLOCK_BYTES)
-}
-
-/// Bytes of chunk `index` of a file of `size_bytes`.
-pub(crate) fn chunk_bytes(size_bytes: u64, index: u32) -> u64 {
-    (size_bytes - u64::from(index) * CHUNK_BYTES).min(CHUNK_BYTES)
+    Layout::of_file(size_bytes).blocks()
 }
 
 /// The byte range of block `index` of a file of `size_bytes`.
-pub(crate) fn block_range(size_bytes: u64, index: u64) -> std::ops::Range<u64> {
-    let start = index * BLOCK_BYTES;
-    start..(start + BLOCK_BYTES).min(size_bytes)
+pub(crate) fn block_range(size_bytes: u64, index: u64) -> Range<u64> {
+    Layout::of_file(size_bytes).block_range(index)
 }
 
 /// The time as records keep it.
@@ -166,15 +218,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_and_blocks_cover_a_file_without_gap_or_overlap(size in 1u64..3 * CHUNK_BYTES) {
-            prop_assert_eq!((0..chunks(size)).map(|n| chunk_bytes(size, n)).sum::<u64>(), size);
+        fn chunks_and_blocks_cover_a_file_without_gap_or_overlap(size in 1u64..3 * CHUNK_BYTES, in_one: bool) {
+            let layout = if in_one { Layout::in_one(size) } else { Layout::of_file(size) };
+            prop_assert!(!in_one || layout.chunks() == 1);
+            prop_assert_eq!((0..layout.chunks()).map(|n| layout.chunk_bytes(n)).sum::<u64>(), size);
             let mut end = 0;
-            for block in 0..blocks(size) {
-                let range = block_range(size, block);
+            for block in 0..layout.blocks() {
+                let range = layout.block_range(block);
                 prop_assert_eq!(range.start, end);
                 prop_assert!(range.start < range.end);
-                // No block lies in two chunks.
-                prop_assert_eq!(range.start / CHUNK_BYTES, (range.end - 1) / CHUNK_BYTES);
+                let (chunk, within) = layout.place(range.start);
+                prop_assert_eq!(chunk, layout.place(range.end - 1).0, "a block lies in two chunks");
+                prop_assert_eq!(layout.first_block(chunk) + within / BLOCK_BYTES, block);
                 end = range.end;
             }
             prop_assert_eq!(end, size);

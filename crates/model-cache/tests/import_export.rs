@@ -63,8 +63,14 @@ fn a_folder_comes_out_as_it_went_in_and_its_digests_are_those_of_sha256sum() {
         assert_eq!(open.digest(), file.digest);
     }
     let to = dir.path().join("out");
-    let exported = cache.export("org/local", &[], &to, &ExportOptions::default()).unwrap();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&calls);
+    let progress: ProgressCallback = Arc::new(move |done, total| seen.lock().unwrap().push((done, total)));
+    let options = ExportOptions { progress: Some(progress), ..ExportOptions::default() };
+    let exported = cache.export("org/local", &[], &to, &options).unwrap();
     assert_eq!((exported.files, exported.bytes, exported.paths.len()), (8, total, 8));
+    let calls = calls.lock().unwrap();
+    assert!(calls.is_sorted() && calls.len() > 8 && calls.last() == Some(&(total, total)), "{calls:?}");
     for path in &expected {
         assert!(fs::read(to.join(path)).unwrap() == fs::read(folder.join(path)).unwrap(), "{path}");
     }
@@ -106,7 +112,7 @@ fn an_export_replaces_nothing_unless_told_to_and_writes_nothing_then() {
     assert!(matches!(cache.export("org/none", &[], &to, &force), Err(Error::NotInStore { .. })));
     let token = CancellationToken::new();
     token.cancel();
-    let cancelled = ExportOptions { force: true, cancel: Some(token) };
+    let cancelled = ExportOptions { force: true, cancel: Some(token), ..ExportOptions::default() };
     let elsewhere = dir.path().join("elsewhere");
     assert!(matches!(cache.export("org/local", &[], &elsewhere, &cancelled), Err(Error::Cancelled)));
     assert!(!elsewhere.exists());

@@ -1,12 +1,12 @@
 //! A description of our own of the extents' data file: [`DataFile`]. Writes, journals, syncs, punches and reads extents in place.
 
 use crate::{
+    copy::CopyMethod,
     error::{Error, Result},
-    extent::{Extent, HEADER_REGION_BYTES},
+    extent::{Extent, HEADER_REGION_BYTES, PAGE_BYTES},
     mdbx::PAGE_HEADER_BYTES,
 };
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, copy_file_range, fallocate, posix_fadvise};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use std::{
     fs::File,
     io,
@@ -26,8 +26,6 @@ const JOURNAL_ENTRY_BYTES: u64 = 8;
 const MAX_BLOCKS: usize = ((HEADER_REGION_BYTES - JOURNAL_OFFSET) / JOURNAL_ENTRY_BYTES) as usize;
 /// libmdbx's own limit of a value is 2 GiB less a few pages.
 const MAX_DATA_BYTES: u64 = (2 << 30) - (1 << 20);
-/// How much is read and written at once where the kernel can't copy by itself.
-const COPY_BYTES: usize = 1 << 20;
 /// The first bytes of the header region are kept when an extent is punched: the page header libmdbx reads lies there.
 const KEPT_BYTES: u64 = 4096;
 const MAGIC: [u8; 8] = *b"MDXEXTNT";
@@ -190,31 +188,15 @@ impl DataFile {
         Ok(bytes.chunks_exact(JOURNAL_ENTRY_BYTES as usize).map(entry).collect())
     }
 
-    /// Copies the extent's data into `target` at `offset_bytes`, by the cheapest way the file systems offer.
+    /// Copies the extent's data into `target` at `offset_bytes`, by the cheapest way the file systems offer, and says which.
     ///
-    /// A reflink where they share blocks (XFS, btrfs on one volume), else a copy within the kernel, else read and write.
-    pub fn copy_to(&self, extent: &Extent, target: &File, offset_bytes: u64) -> Result<()> {
-        let end = extent.data_offset() + extent.data_bytes;
-        let (mut from, mut to) = (extent.data_offset() as i64, offset_bytes as i64);
-        while (from as u64) < end {
-            let left = (end - from as u64) as usize;
-            match copy_file_range(&self.file, Some(&mut from), target, Some(&mut to), left) {
-                Ok(0) => return Err(self.io("read", io::ErrorKind::UnexpectedEof.into())),
-                Ok(_) | Err(Errno::EINTR) => {}
-                // Two file systems, or one that can't.
-                Err(Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => break,
-                Err(code) => return Err(self.io("copy out of", code.into())),
-            }
-        }
-        let mut buffer = vec![0; COPY_BYTES];
-        while (from as u64) < end {
-            let part = &mut buffer[..(end - from as u64).min(COPY_BYTES as u64) as usize];
-            self.file.read_exact_at(part, from as u64).map_err(|source| self.io("read", source))?;
-            target.write_all_at(part, to as u64).map_err(|source| self.io("copy out of", source))?;
-            from += part.len() as i64;
-            to += part.len() as i64;
-        }
-        Ok(())
+    /// A reflink where they share blocks (XFS, btrfs on one volume), else a copy within the kernel, else read and write. Shared
+    /// are whole blocks only: `target` may end up to 64 KiB later than the data does, and has to be cut by its owner.
+    pub fn copy_to(&self, extent: &Extent, target: &File, offset_bytes: u64) -> Result<CopyMethod> {
+        // The rest of the last page is the extent's too, so that any file system's blocks are whole.
+        let shared_bytes = extent.data_bytes.next_multiple_of(PAGE_BYTES);
+        crate::copy::copy(&self.file, extent.data_offset(), target, offset_bytes, extent.data_bytes, shared_bytes)
+            .map_err(|source| self.io("copy out of", source))
     }
 
     /// Makes every write through this description durable.
@@ -249,7 +231,7 @@ impl DataFile {
             return Ok(());
         }
         let offset = extent.page_offset() + KEPT_BYTES;
-        let end = extent.data_offset() + extent.data_bytes.next_multiple_of(crate::extent::PAGE_BYTES);
+        let end = extent.data_offset() + extent.data_bytes.next_multiple_of(PAGE_BYTES);
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         match fallocate(&self.file, flags, offset as i64, (end - offset) as i64) {
             // A file system without holes keeps the space for libmdbx to reuse.

@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 mod codec;
+mod copy;
 mod data_file;
 mod disk;
 mod error;
@@ -30,6 +31,7 @@ mod registry;
 mod unnamed;
 
 pub use codec::Record;
+pub use copy::CopyMethod;
 pub use data_file::{DataFile, ExtentHeader, Journal};
 pub use disk::{Ballast, allocated_bytes, free_bytes, open_folder};
 pub use error::{Error, Result};

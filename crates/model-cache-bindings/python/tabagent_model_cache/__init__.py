@@ -35,6 +35,7 @@ from .exceptions import (
     StoreError,
     TensorNotFound,
 )
+from .onnx import SessionCache, SessionStats, onnx_session
 from .pull import Pull
 from .reader import ModelReader
 from .safetensors import load_safetensors
@@ -97,6 +98,8 @@ __all__ = [
     "RepoNotFound",
     "RepoSummary",
     "RevisionNotFound",
+    "SessionCache",
+    "SessionStats",
     "Stats",
     "StoreError",
     "Tensor",
@@ -104,4 +107,5 @@ __all__ = [
     "VerifyReport",
     "__version__",
     "load_safetensors",
+    "onnx_session",
 ]

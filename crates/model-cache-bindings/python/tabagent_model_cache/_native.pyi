@@ -26,7 +26,7 @@ from .values import (
 )
 from .waiting import News
 
-__all__ = ["__version__", "ModelCache", "ModelFile", "Work", "_shutdown"]
+__all__ = ["__version__", "ModelCache", "ModelFile", "OnnxLease", "OnnxModel", "OnnxPlan", "Work", "_shutdown"]
 
 __version__: str
 
@@ -253,6 +253,7 @@ class ModelCache:
         to: _Path,
         files: str | Iterable[str] | None = None,
         force: bool = False,
+        progress: _Progress | None = None,
         cancel: Cancel | None = None,
     ) -> ExportReport:
         """Writes the files of ``repo`` below the folder ``to``, under their own paths, by the cheapest way the file system
@@ -260,6 +261,7 @@ class ModelCache:
 
         :param files: globs; Default: all.
         :param force: whether files that exist are replaced.
+        :param progress: called with bytes written and bytes in all, in this thread.
         :raises AlreadyExists: a file exists; nothing was written.
         :raises NotInStore: nothing of ``repo`` is here.
         """
@@ -289,6 +291,9 @@ class ModelCache:
 
     def gc(self) -> Removed:
         """Frees what nothing uses: content without a name, downloads nobody continues."""
+
+    def _onnx(self, repo: str, path: str) -> OnnxModel:
+        """Opens an ONNX model that is here: reads its graph and finds the files its tensors are in, at the same commit."""
 
 @final
 class ModelFile:
@@ -367,6 +372,55 @@ class ModelFile:
         self, kind: type[BaseException] | None = None, error: BaseException | None = None, trace: TracebackType | None = None, /
     ) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class OnnxModel:
+    """An ONNX model that is here: its graph, and the files its tensors are in. Not for users: sessions are made with it."""
+
+    @property
+    def digests(self) -> list[str]:
+        """Of the graph and of each file it names, in the order it names them."""
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of these files."""
+    def plan(
+        self, *, align: bool | None = None, edges: Literal["auto", "inject", "derive"] | None = None
+    ) -> OnnxPlan:
+        """Decides how ONNX Runtime gets each tensor, and writes the graph that says so."""
+
+@final
+class OnnxPlan:
+    """How ONNX Runtime is to be given a model, and the leases of what it will map."""
+
+    def graph(self) -> bytes:
+        """The graph to be given from memory; a new copy at each call."""
+    @property
+    def data_file(self) -> Path | None:
+        """The file weights are mapped from; ``None`` if none are. Its folder is the one of external data."""
+    @property
+    def injected(self) -> list[tuple[str, int, list[int], ModelFile, int, int]]:
+        """The tensors to be given by name: name, number of the element type in ONNX, shape, file, first byte, one past the last."""
+    @property
+    def prepack(self) -> bool:
+        """Whether prepacking should be left on, by the operators."""
+    @property
+    def report(self) -> dict[str, Any]:
+        """What was decided, in numbers."""
+    @property
+    def report_text(self) -> str:
+        """The same as one line."""
+    def lease(self) -> OnnxLease:
+        """What is to be held until the session is gone; each one made is to be released."""
+
+@final
+class OnnxLease:
+    """Keeps what a session maps where it is."""
+
+    def release(self) -> None:
+        """Lets go; again it does nothing."""
+    @property
+    def released(self) -> bool:
+        """Whether it was let go."""
 
 @final
 class Work:

@@ -9,7 +9,7 @@ use crate::{
 };
 use serde_json::json;
 use std::{collections::HashSet, path::PathBuf, time::Duration};
-use tabagent_model_cache::{ExportOptions, FileState, ImportOptions, ModelCache, RepoSpec};
+use tabagent_model_cache::{CopyMethod, ExportOptions, FileState, ImportOptions, ModelCache, RepoSpec};
 
 /// The first few of `paths`, and how many more there are.
 fn few(paths: &[String]) -> String {
@@ -28,20 +28,38 @@ fn imported(cache: &ModelCache, repo: &str) -> HashSet<(String, String)> {
     sealed.map(|file| (file.path.to_string(), file.digest)).collect()
 }
 
+/// What a method means for the disk.
+fn how(method: CopyMethod) -> &'static str {
+    match method {
+        CopyMethod::Reflink => "blocks shared with the store: no space taken",
+        CopyMethod::CopyFileRange => "copied by the kernel",
+        CopyMethod::Copy => "copied",
+    }
+}
+
 pub(super) async fn export(cx: &Context, repo: String, globs: Vec<String>, to: PathBuf, force: bool) -> Result<Code, Failure> {
     let cache = cx.open_there().await?;
     let name = repo.clone();
-    let options = ExportOptions { force, cancel: Some(cx.interrupt.token()) };
+    let mut progress = Progress::begin(cx.global.progress);
+    let options = ExportOptions { force, progress: Some(progress.callback("exporting")), cancel: Some(cx.interrupt.token()) };
     let folder = to.clone();
-    let report = cx.blocking(move || cache.export(&repo, &globs, &folder, &options)).await?;
+    let result = cx.blocking(move || cache.export(&repo, &globs, &folder, &options)).await;
+    progress.end();
+    let report = result?;
     if cx.global.json {
         let paths: Vec<_> = report.paths.iter().map(|path| path.to_string_lossy()).collect();
-        output::json(
-            &json!({ "files": report.files, "size_bytes": report.bytes, "paths": paths, "unfinished": report.unfinished }),
-        )?;
+        output::json(&json!({
+            "files": report.files,
+            "size_bytes": report.bytes,
+            "shared_bytes": report.shared_bytes,
+            "method": report.method.map(CopyMethod::as_str),
+            "paths": paths,
+            "unfinished": report.unfinished,
+        }))?;
     } else {
         let (files, size) = (render::count(report.files, "file"), render::size(report.bytes));
-        cx.say(&format!("Exported {files}, {size} to {}", render::clean(&to.to_string_lossy())));
+        let how = report.method.map(|method| format!(" ({})", how(method))).unwrap_or_default();
+        cx.say(&format!("Exported {files}, {size}, to {}{how}", render::clean(&to.to_string_lossy())));
         if !report.unfinished.is_empty() {
             let (files, named) = (render::count(report.unfinished.len() as u64, "unfinished file"), few(&report.unfinished));
             cx.warn(&format!("{files} of {name} left out: {named}"));

@@ -193,6 +193,7 @@ pub(super) async fn df(cx: &Context) -> Result<Code, Failure> {
             "files": stats.files,
             "chunks": stats.chunks,
             "live_bytes": stats.live_bytes,
+            "derived_bytes": stats.derived_bytes,
             "filling_bytes": stats.filling_bytes,
             "doomed_bytes": stats.doomed_bytes,
             "disk_bytes": stats.disk_bytes,
@@ -213,6 +214,10 @@ fn df_text(cx: &Context, stats: &Stats, store: &Path) -> String {
     let complete = format!("{} in {}", render::count(stats.files, "file"), render::count(stats.chunks, "chunk"));
     let faint = |text: &str| Cell::styled(text, Style::Faint);
     table.row(["complete".into(), render::size(stats.live_bytes).into(), complete.into()]);
+    if stats.derived_bytes > 0 {
+        let note = faint("made of them for loaders; goes when they go");
+        table.row(["derived".into(), render::size(stats.derived_bytes).into(), note]);
+    }
     if stats.filling_bytes > 0 {
         let note = faint("unfinished downloads: pull goes on, gc frees");
         table.row(["filling".into(), render::size(stats.filling_bytes).into(), note]);

@@ -4,6 +4,7 @@ mod bytes;
 mod check;
 mod folder;
 mod list;
+mod mount;
 mod offer;
 mod pull;
 mod remove;
@@ -26,6 +27,7 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Df => list::df(cx).await,
         Command::Cat { repo, path, range } => bytes::cat(cx, repo, path, range).await,
         Command::Export { repo, glob, to, force } => folder::export(cx, repo, glob, to, force).await,
+        Command::Mount { dir, repo, allow_other } => mount::mount(cx, dir, repo, allow_other).await,
         Command::Import { repo, path } => folder::import(cx, repo, path).await,
         Command::Verify { repo, glob, digest } => check::verify(cx, repo, glob, digest).await,
         Command::Rm { repo, glob, quant, yes } => remove::rm(cx, repo, glob, quant, yes).await,

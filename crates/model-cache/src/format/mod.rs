@@ -5,6 +5,8 @@
 //! names, types, shapes and ranges, never the file. A header is believed nothing: an index that was made has every tensor within
 //! the file it was made of, none over another, and none under a name that two have.
 //!
+//! [`onnx`] is for a loader that maps tensors by itself: a graph, and the same with its tensors' data told to be elsewhere.
+//!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use tabagent_model_cache::{ModelCache, format::safetensors::SafetensorsIndex};
@@ -22,6 +24,7 @@
 //! ```
 
 pub mod gguf;
+pub mod onnx;
 pub mod safetensors;
 
 use crate::{
@@ -122,22 +125,27 @@ impl<T: Named> ByName<T> {
 }
 
 /// The bytes of a tensor in `file`, which should be the file its index was made of.
-fn bytes_of<'a>(format: &'static str, file: &'a [u8], name: &str, range: &Range<u64>) -> Result<&'a [u8]> {
-    within(file, range).ok_or_else(|| Error::BadFormat {
-        format,
-        offset: range.start,
-        reason: format!(
-            "tensor \"{}\" lies at {}..{} and the file has {} bytes; the index is of another file",
-            printable(name),
-            range.start,
-            range.end,
-            file.len()
-        ),
-    })
+fn bytes_of<'a>(file: &'a [u8], name: &str, range: &Range<u64>) -> Result<&'a [u8]> {
+    within(file, range).ok_or_else(|| outside(file, format!("the file given for tensor \"{}\"", printable(name)), range))
 }
 
 fn within<'a>(file: &'a [u8], range: &Range<u64>) -> Option<&'a [u8]> {
     file.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+}
+
+/// For a range of an index that the file given with it does not have: it is not the one the index was made of.
+fn outside(file: &[u8], what: String, range: &Range<u64>) -> Error {
+    Error::InvalidRange { path: what, start: range.start, end: range.end, size_bytes: file.len() as u64 }
+}
+
+/// What people take for a model, by its first bytes.
+fn mistaken_for(file: &[u8]) -> Option<&'static str> {
+    const BEGINNINGS: [(&[u8], &str); 3] = [
+        (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file it stands for"),
+        (b"PK\x03\x04", "a zip archive, as PyTorch writes them"),
+        (b"GGUF", "a GGUF file"),
+    ];
+    BEGINNINGS.into_iter().find(|(beginning, _)| file.starts_with(beginning)).map(|(_, what)| what)
 }
 
 /// `bytes`, which are those of a tensor of type `dtype` at `offset` in its file, as numbers of type `T`.

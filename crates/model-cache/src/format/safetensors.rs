@@ -5,7 +5,10 @@
 //! don't say which tensor or which numbers are wrong, and which takes the last of two tensors with one name; the tests hold this
 //! index against that crate.
 
-use super::{ByName, Element, Named, bytes_of, shown, slice_of};
+#[cfg(test)]
+mod tests;
+
+use super::{ByName, Element, Named, bytes_of, mistaken_for, shown, slice_of};
 use crate::{
     error::{Error, Result},
     name::printable,
@@ -44,10 +47,11 @@ impl SafetensorsIndex {
         };
         let header_bytes = u64::from_le_bytes(*length);
         if header_bytes > HEADER_MAX_BYTES {
-            return Err(bad(0, format!("a header of {header_bytes} bytes; {HEADER_MAX_BYTES} are allowed")));
+            let what = mistaken_for(file).map_or_else(|| "it".to_owned(), |what| format!("it is {what}: as safetensors, it"));
+            return Err(bad(0, format!("{what} has a header of {header_bytes} bytes; {HEADER_MAX_BYTES} are allowed")));
         }
         let Some(header) = rest.get(..header_bytes as usize) else {
-            return Err(bad(0, format!("a header of {header_bytes} bytes in a file of {file_bytes}")));
+            return Err(bad(0, format!("it has a header of {header_bytes} bytes in a file of {file_bytes}")));
         };
         if header.first() != Some(&b'{') {
             return Err(bad(LENGTH_BYTES, "the header is not a JSON object: it does not begin with {".to_owned()));
@@ -98,7 +102,7 @@ impl SafetensorsIndex {
     /// The bytes of a tensor in `file`, the file this index was made of.
     ///
     /// # Errors
-    /// [`Error::TensorNotFound`]; [`Error::BadFormat`] if `file` is another, shorter one.
+    /// [`Error::TensorNotFound`]; [`Error::InvalidRange`] if `file` is another, shorter one.
     pub fn bytes<'a>(&self, file: &'a [u8], name: &str) -> Result<&'a [u8]> {
         self.tensors.require(name)?.bytes(file)
     }
@@ -145,9 +149,9 @@ impl SafetensorsTensor {
     /// Its bytes in `file`, the file its index was made of.
     ///
     /// # Errors
-    /// [`Error::BadFormat`] if `file` is another, shorter one.
+    /// [`Error::InvalidRange`] if `file` is another, shorter one.
     pub fn bytes<'a>(&self, file: &'a [u8]) -> Result<&'a [u8]> {
-        bytes_of(FORMAT, file, &self.name, &self.range)
+        bytes_of(file, &self.name, &self.range)
     }
 
     /// Its elements in `file`, the file its index was made of: row-major, in place.
@@ -156,7 +160,7 @@ impl SafetensorsTensor {
     ///
     /// # Errors
     /// [`Error::NotASlice`] if its type is not `T`'s, or its bytes do not begin on a multiple of `T`'s alignment, as in files that
-    /// older writers made; [`Error::BadFormat`] if `file` is another, shorter one.
+    /// older writers made; [`Error::InvalidRange`] if `file` is another, shorter one.
     pub fn slice<'a, T: Element>(&self, file: &'a [u8]) -> Result<&'a [T]> {
         slice_of(self.bytes(file)?, &self.name, self.dtype.name(), self.range.start)
     }

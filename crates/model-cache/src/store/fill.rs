@@ -148,7 +148,8 @@ impl Store {
         }
         let reading = || format!("could not read how much of {blob_key} has landed");
         let mut landed = 0;
-        for index in 0..chunks(blob.size_bytes) {
+        let layout = blob.layout();
+        for index in 0..layout.chunks() {
             let Some(extent) = self.extents.locate(&key::chunk(&blob.home, index)).attempted(reading)? else { break };
             let reader = self.extents.reader();
             let Some(header) = reader.read_header(&extent).attempted(reading)? else { break };
@@ -157,7 +158,7 @@ impl Store {
             }
             let journal = reader.read_journal(&extent, &header).attempted(reading)?;
             for (block, _) in journal.iter().enumerate().filter(|(_, entry)| entry.is_some()) {
-                let range = block_range(blob.size_bytes, u64::from(index) * BLOCKS_PER_CHUNK + block as u64);
+                let range = layout.block_range(layout.first_block(index) + block as u64);
                 landed += range.end - range.start;
             }
         }
@@ -237,7 +238,7 @@ impl Store {
     /// Writes the row of a blob to be filled, before anything is reserved for it; `None` if somebody else was first.
     ///
     /// Its exclusive lease is taken before the row can be seen, so that nobody takes it for abandoned.
-    fn begin_blob(
+    pub(super) fn begin_blob(
         &self,
         blob_key: impl FnOnce(u64) -> String,
         home: String,
@@ -271,7 +272,13 @@ impl Store {
     }
 
     /// Adopts the extents of a fill that was begun, or reserves them.
-    fn prepare_fill(self: &Arc<Self>, blob_key: String, mut blob: BlobRecord, lease: Lease, begun: Begun) -> Result<Fill> {
+    pub(super) fn prepare_fill(
+        self: &Arc<Self>,
+        blob_key: String,
+        mut blob: BlobRecord,
+        lease: Lease,
+        begun: Begun,
+    ) -> Result<Fill> {
         let preparing = || format!("could not reserve space for {blob_key}");
         // Opened before the first write: a write-back error is told to no description opened later.
         let writer = self.extents.open_writer().attempted(preparing)?;
@@ -286,7 +293,7 @@ impl Store {
             }
         };
         let any_fill = self.leases.try_shared(ANY_FILL_LEASE).attempted(preparing)?;
-        let landed = vec![None; blocks(blob.size_bytes) as usize];
+        let landed = vec![None; blob.layout().blocks() as usize];
         let fill = Fill {
             store: Arc::clone(self),
             blob_key,
@@ -331,7 +338,7 @@ impl Store {
             // Freed pages keep their space here, so what is free on the disk does not tell what a reservation needs.
             return Ok(());
         }
-        let needed_bytes = blob.size_bytes + u64::from(chunks(blob.size_bytes)) * storage::HEADER_REGION_BYTES;
+        let needed_bytes = blob.size_bytes + u64::from(blob.layout().chunks()) * storage::HEADER_REGION_BYTES;
         if needed_bytes <= self.free_bytes()? {
             return Ok(());
         }
@@ -376,7 +383,7 @@ impl Store {
 
 /// When a fill's row was written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Begun {
+pub(super) enum Begun {
     /// By this very call: nothing was ever reserved for it.
     Now,
     /// By somebody who may have been killed while reserving.
@@ -401,7 +408,8 @@ fn examine(
     writer: &DataFile,
     locate: impl Fn(&str) -> storage::Result<Option<Extent>>,
 ) -> storage::Result<Examined> {
-    let count = chunks(blob.size_bytes);
+    let layout = blob.layout();
+    let count = layout.chunks();
     let mut found = Examined::default();
     // One beyond the last: a chunk there would be of another size of file.
     for index in 0..=count {
@@ -411,7 +419,7 @@ fn examine(
             Some(header) if header.owner == blob.id => {
                 let expected = index < count
                     && header.index == index
-                    && header.data_bytes == chunk_bytes(blob.size_bytes, index)
+                    && header.data_bytes == layout.chunk_bytes(index)
                     && header.data_bytes == extent.data_bytes
                     && u64::from(header.block_bytes) == BLOCK_BYTES;
                 if expected {
@@ -433,8 +441,9 @@ fn is_content_of(blob: &BlobRecord, wanted: &Wanted) -> bool {
 
 /// The extents a blob's chunks lie in.
 pub(super) fn extent_specs(blob: &BlobRecord) -> Vec<ExtentSpec> {
-    (0..chunks(blob.size_bytes))
-        .map(|index| ExtentSpec { key: key::chunk(&blob.home, index), data_bytes: chunk_bytes(blob.size_bytes, index) })
+    let layout = blob.layout();
+    (0..layout.chunks())
+        .map(|index| ExtentSpec { key: key::chunk(&blob.home, index), data_bytes: layout.chunk_bytes(index) })
         .collect()
 }
 
@@ -515,7 +524,7 @@ impl Fill {
                 self.writer.forget(extent).attempted(reading)?;
             }
             for (block, crc) in journal.into_iter().enumerate() {
-                let block = index as u64 * BLOCKS_PER_CHUNK + block as u64;
+                let block = self.blob.layout().first_block(index as u32) + block as u64;
                 let Some(crc) = crc else { continue };
                 match self.crc_of(block_range(self.size_bytes(), block), &mut buffer) {
                     Ok(found) if found == crc => self.lock()[block as usize] = Some(crc),
@@ -538,9 +547,9 @@ impl Fill {
 
     /// Journals that `block` has landed with this CRC32C.
     pub(crate) fn land(&self, block: u64, crc: u32) -> Result<()> {
-        let (extent, _) = self.place(block * BLOCK_BYTES)?;
+        let (extent, within) = self.place(block * BLOCK_BYTES)?;
         self.writer
-            .journal(extent, (block % BLOCKS_PER_CHUNK) as usize, crc)
+            .journal(extent, (within / BLOCK_BYTES) as usize, crc)
             .attempted(|| format!("could not journal block {block} of {}", self.blob_key))?;
         self.lock()[block as usize] = Some(crc);
         Ok(())
@@ -583,24 +592,10 @@ impl Fill {
                 return Ok(true);
             }
         }
-        if let Err(error) = self.writer.sync() {
-            for extent in &self.extents {
-                let _ = self.writer.forget(extent);
-            }
-            return Err(error).attempted(sealing);
-        }
-        self.store.extents.sync().attempted(sealing)?;
-        let block_crcs = self
-            .lock()
-            .iter()
-            .copied()
-            .collect::<Option<Vec<u32>>>()
-            .ok_or_else(|| Error::Damaged { what: wanted.name(), reason: "a block is missing at its seal".to_owned() })?;
+        self.make_durable().attempted(sealing)?;
+        let mut blob = self.sealed_row(&wanted.name())?;
         let txn = self.store.begin_write()?;
-        let row = txn.get(&BLOBS, &self.blob_key).attempted(writing)?;
-        if !row.is_some_and(|row| row.id == self.blob.id && row.state == BlobState::Filling) {
-            return Err(Error::Damaged { what: wanted.name(), reason: "its row changed under its lease".to_owned() });
-        }
+        self.check_row(&txn, &wanted.name())?;
         self.store.replace_name(&txn, &meta_key, &blob_key)?;
         if is_import {
             if txn.get(&BLOBS, &blob_key).attempted(writing)?.is_some() {
@@ -608,16 +603,65 @@ impl Fill {
             }
             txn.delete(&BLOBS, &self.blob_key).attempted(writing)?;
         }
-        let mut blob = self.blob.clone();
-        blob.state = BlobState::Sealed;
-        blob.pages = self.extents.iter().map(|extent| extent.page).collect();
-        blob.block_crcs = block_crcs;
         link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(self.blob.id))?;
         self.store.commit(txn)?;
-        // Every write was awaited before the seal, so none is in flight that the lease would have to outlive.
-        drop(self.leases.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.let_go();
         self.store.free_replaced();
         Ok(false)
+    }
+
+    /// Makes a derived value durable, then usable; false, with the value dropped, if the blob it was made of is no longer here
+    /// under a name.
+    pub(super) fn seal_derived(&self, source_key: &str, source_id: u64) -> Result<bool> {
+        let name = || self.blob_key.clone();
+        self.make_durable().attempted(|| format!("could not make {} durable", self.blob_key))?;
+        let blob = self.sealed_row(&name())?;
+        let txn = self.store.begin_write()?;
+        self.check_row(&txn, &name())?;
+        let source = txn.get(&BLOBS, source_key).attempted(writing)?;
+        if !source.is_some_and(|source| source.id == source_id && source.state == BlobState::Sealed) {
+            drop(txn);
+            self.discard()?;
+            return Ok(false);
+        }
+        txn.put(&BLOBS, &self.blob_key, &blob).attempted(writing)?;
+        self.store.commit(txn)?;
+        self.let_go();
+        Ok(true)
+    }
+
+    /// The row as it will be once the content is sealed.
+    fn sealed_row(&self, name: &str) -> Result<BlobRecord> {
+        let block_crcs = self.lock().iter().copied().collect::<Option<Vec<u32>>>();
+        let block_crcs = block_crcs
+            .ok_or_else(|| Error::Damaged { what: name.to_owned(), reason: "a block is missing at its seal".to_owned() })?;
+        let pages = self.extents.iter().map(|extent| extent.page).collect();
+        Ok(BlobRecord { state: BlobState::Sealed, pages, block_crcs, ..self.blob.clone() })
+    }
+
+    /// The error for a row that is not this fill's any more.
+    fn check_row(&self, txn: &storage::WriteTxn<'_>, name: &str) -> Result<()> {
+        match txn.get(&BLOBS, &self.blob_key).attempted(writing)? {
+            Some(row) if row.id == self.blob.id && row.state == BlobState::Filling => Ok(()),
+            _ => Err(Error::Damaged { what: name.to_owned(), reason: "its row changed under its lease".to_owned() }),
+        }
+    }
+
+    /// Makes the bytes, then the extents they lie in, durable.
+    fn make_durable(&self) -> storage::Result<()> {
+        if let Err(error) = self.writer.sync() {
+            for extent in &self.extents {
+                let _ = self.writer.forget(extent);
+            }
+            return Err(error);
+        }
+        self.store.extents.sync()
+    }
+
+    /// Gives the leases back after a seal: readers want one now.
+    fn let_go(&self) {
+        // Every write was awaited before the seal, so none is in flight that the lease would have to outlive.
+        drop(self.leases.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Drops the content: its space returns, its row goes.
@@ -648,11 +692,12 @@ impl Fill {
     }
 
     fn place(&self, offset: u64) -> Result<(&Extent, u64)> {
-        let extent = self.extents.get((offset / CHUNK_BYTES) as usize).ok_or_else(|| Error::Damaged {
+        let (chunk, within) = self.blob.layout().place(offset);
+        let extent = self.extents.get(chunk as usize).ok_or_else(|| Error::Damaged {
             what: self.blob_key.clone(),
             reason: format!("offset {offset} lies beyond its {} bytes", self.size_bytes()),
         })?;
-        Ok((extent, offset % CHUNK_BYTES))
+        Ok((extent, within))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<u32>>> {

@@ -83,7 +83,7 @@ impl Store {
                 removed.files += 1;
                 removed.bytes += metadata.size_bytes;
                 match self.unlink(&txn, &meta_key)? {
-                    Unlinked::Doomed(blob_key, id) => doomed.push((blob_key, id, metadata.size_bytes)),
+                    Unlinked::Doomed(blobs) => doomed.extend(blobs),
                     Unlinked::Freed => removed.freed_bytes += metadata.size_bytes,
                     Unlinked::Shared => removed.shared_bytes += metadata.size_bytes,
                 }
@@ -96,7 +96,7 @@ impl Store {
             delete_refs(&txn, spec, &repos)?;
         }
         self.commit(txn)?;
-        for (blob_key, id, size_bytes) in doomed {
+        for Doomed { blob_key, id, size_bytes } in doomed {
             let freed = self.free_blob(&blob_key, id)?;
             if freed == Fate::Busy {
                 removed.busy_processes.extend(self.leases.holders(id));
@@ -217,10 +217,22 @@ impl Store {
             txn.delete(&ACCESS, &key::access(blob.id)).attempted(writing)?;
             return Ok(Unlinked::Freed);
         }
-        blob.state = BlobState::Doomed;
-        txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
-        txn.put_bytes(&STORE, &key::doomed(blob.id), blob_key.as_bytes()).attempted(writing)?;
-        Ok(Unlinked::Doomed(blob_key, blob.id))
+        let mut doomed = derived_of(txn, &blob_key)?;
+        doomed.retain(|(_, derived)| derived.state == BlobState::Sealed);
+        doomed.push((blob_key, blob));
+        let doomed = doomed.into_iter().map(|(blob_key, blob)| doom(txn, blob_key, blob));
+        Ok(Unlinked::Doomed(doomed.collect::<Result<_>>()?))
+    }
+
+    /// Marks the derived value at `blob_key` to be freed, and frees it if nobody reads it.
+    pub(super) fn drop_derived(&self, blob_key: &str, id: u64) -> Result<()> {
+        let txn = self.begin_write()?;
+        let row = txn.get(&BLOBS, blob_key).attempted(writing)?;
+        if let Some(blob) = row.filter(|blob| blob.id == id && blob.state == BlobState::Sealed) {
+            doom(&txn, blob_key.to_owned(), blob)?;
+            self.commit(txn)?;
+        }
+        self.free_blob(blob_key, id).map(drop)
     }
 
     /// Frees a blob no name leads to, unless somebody holds a lease on it.
@@ -259,7 +271,7 @@ impl Store {
             })
         };
         let mut found = false;
-        for index in 0..chunks(blob.size_bytes) {
+        for index in 0..blob.layout().chunks() {
             if let Some(extent) = self.extents.locate(&key::chunk(&blob.home, index)).attempted(freeing)?
                 && owned(index, &extent)?
             {
@@ -274,7 +286,7 @@ impl Store {
             tracing::debug!(%error, blob = %blob_key, "space a killed reservation may have taken was not looked for");
         }
         let txn = self.extents.begin_free().attempted(freeing)?;
-        for index in 0..chunks(blob.size_bytes) {
+        for index in 0..blob.layout().chunks() {
             let chunk_key = key::chunk(&blob.home, index);
             if let Some(extent) = txn.locate(&chunk_key).attempted(freeing)?
                 && owned(index, &extent)?
@@ -304,10 +316,11 @@ impl Store {
         Ok(())
     }
 
-    /// Frees imports whose process died: nobody can continue them, since the source may have changed.
-    pub(super) fn free_abandoned_imports(&self) -> Result<()> {
-        let imports = self.blobs_below(key::IMPORTS)?;
-        if imports.is_empty() { Ok(()) } else { self.free_fills(imports, |_| true, &mut Removed::default()) }
+    /// Frees imports and derived values whose process died: nobody continues them, since an import's source may have changed.
+    pub(super) fn free_abandoned(&self) -> Result<()> {
+        let mut abandoned = self.blobs_below(key::IMPORTS)?;
+        abandoned.extend(self.blobs_below(key::DERIVED)?);
+        if abandoned.is_empty() { Ok(()) } else { self.free_fills(abandoned, |_| true, &mut Removed::default()) }
     }
 
     /// Frees those of `blobs` that are fills, are `chosen`, and have nobody at them.
@@ -411,8 +424,33 @@ pub(super) enum Unlinked {
     Shared,
     /// It was inline, and is gone.
     Freed,
-    /// No name leads to it; it waits to be freed.
-    Doomed(String, u64),
+    /// No name leads to it; it waits to be freed, and so does what was derived of it.
+    Doomed(Vec<Doomed>),
+}
+
+/// A blob that waits to be freed.
+pub(super) struct Doomed {
+    blob_key: String,
+    id: u64,
+    size_bytes: u64,
+}
+
+fn doom(txn: &WriteTxn<'_>, blob_key: String, mut blob: BlobRecord) -> Result<Doomed> {
+    blob.state = BlobState::Doomed;
+    txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
+    txn.put_bytes(&STORE, &key::doomed(blob.id), blob_key.as_bytes()).attempted(writing)?;
+    Ok(Doomed { blob_key, id: blob.id, size_bytes: blob.size_bytes })
+}
+
+/// What was derived of the blob at `source_key`: keys and rows.
+fn derived_of(txn: &WriteTxn<'_>, source_key: &str) -> Result<Vec<(String, BlobRecord)>> {
+    let mut found = Vec::new();
+    txn.scan(&BLOBS, &key::derived_prefix(source_key), |blob_key, blob| {
+        found.push((blob_key.to_owned(), blob));
+        Ok::<_, storage::Error>(())
+    })
+    .attempted(writing)?;
+    Ok(found)
 }
 
 fn names_in(txn: &WriteTxn<'_>, repo: &PinnedRepo) -> Result<Vec<(String, FilePath, FileMetadata)>> {

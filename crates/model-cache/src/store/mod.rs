@@ -9,6 +9,7 @@
 //! The records are the truth. A file becomes visible only by the transaction that seals it. Lock order everywhere: the extents'
 //! write transaction, then the records'. All of this is synchronous; [`crate::download`] calls it from blocking threads.
 
+mod derive;
 mod fill;
 mod free;
 mod read;
@@ -88,7 +89,7 @@ impl Store {
         drop(room);
         let store = Arc::new(Self { folder, records, extents, leases, ballast, touched: Mutex::default() });
         // What can't be freed now must not keep anybody from what is here.
-        for freed in [store.free_doomed(), store.free_abandoned_imports()] {
+        for freed in [store.free_doomed(), store.free_abandoned()] {
             if let Err(error) = freed {
                 tracing::warn!(%error, "what a crash left to be freed was not freed yet");
             }
@@ -359,7 +360,7 @@ impl Store {
     }
 
     /// Every blob whose key begins with `prefix`.
-    fn blobs_below(&self, prefix: &str) -> Result<Vec<(String, BlobRecord)>> {
+    pub(crate) fn blobs_below(&self, prefix: &str) -> Result<Vec<(String, BlobRecord)>> {
         let mut found = Vec::new();
         self.begin_read()?
             .scan(&BLOBS, prefix, |key, blob| {

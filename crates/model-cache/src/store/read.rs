@@ -20,6 +20,8 @@ const LEASE_PAUSE: Duration = Duration::from_millis(1);
 /// A sealed file and the lease that keeps it, until dropped.
 #[derive(Debug)]
 pub(crate) struct StoredFile {
+    pub(crate) repo: PinnedRepo,
+    pub(crate) path: FilePath,
     pub(crate) size_bytes: u64,
     pub(crate) digest: String,
     pub(crate) content: Content,
@@ -71,8 +73,13 @@ impl Store {
             let Some(Found { metadata, blob_key, blob, inline }) = self.look_up(&meta_key, &name)? else { return Ok(None) };
             if let Some(bytes) = inline {
                 self.touch(&blob_key, blob.id);
-                let content = Content::Inline(bytes);
-                return Ok(Some(StoredFile { size_bytes: blob.size_bytes, digest: metadata.digest, content }));
+                return Ok(Some(StoredFile {
+                    repo: repo.clone(),
+                    path: path.clone(),
+                    size_bytes: blob.size_bytes,
+                    digest: metadata.digest,
+                    content: Content::Inline(bytes),
+                }));
             }
             let Some(lease) = self.leases.try_shared(blob.id).attempted(reading)? else {
                 // A sealer about to let go, or a freer: then the name is gone already.
@@ -96,6 +103,8 @@ impl Store {
             self.touch(&blob_key, blob.id);
             let view = View::new(Arc::clone(self), blob_key, blob, lease, &name(), side_by_side)?;
             return Ok(Some(StoredFile {
+                repo: repo.clone(),
+                path: path.clone(),
                 size_bytes: metadata.size_bytes,
                 digest: metadata.digest,
                 content: Content::View(Arc::new(view)),
@@ -151,39 +160,41 @@ impl StoredFile {
     /// Reads the content block by block, from the disk: gives each block's index, its bytes or why they can't be read, and the
     /// CRC32C it was sealed with. Ends early with the first error of `each`.
     pub(crate) fn read_blocks(&self, mut each: impl FnMut(u64, Result<&[u8]>, u32) -> Result<()>) -> Result<()> {
-        let view = match &self.content {
+        match &self.content {
             // Checked when it was opened.
-            Content::Inline(bytes) => {
-                return match &bytes[..] {
-                    [] => Ok(()),
-                    bytes => each(0, Ok(bytes), crc32c::crc32c(bytes)),
-                };
-            }
-            Content::View(view) => view,
-        };
-        let reader = view.store.extents.reader();
-        let mut buffer = vec![0; BLOCK_BYTES as usize];
-        for (block, &crc) in view.blob.block_crcs.iter().enumerate() {
-            let block = block as u64;
-            let range = block_range(self.size_bytes, block);
-            let extent = &view.extents[(block / BLOCKS_PER_CHUNK) as usize];
-            let reading = || format!("could not read block {block}");
-            if block.is_multiple_of(BLOCKS_PER_CHUNK) {
-                reader.forget(extent).attempted(reading)?;
-            }
-            let bytes = &mut buffer[..(range.end - range.start) as usize];
-            let read = reader.read_at(extent, range.start % CHUNK_BYTES, bytes).attempted(reading);
-            each(block, read.map(|()| &*bytes), crc)?;
+            Content::Inline(bytes) if bytes.is_empty() => Ok(()),
+            Content::Inline(bytes) => each(0, Ok(bytes), crc32c::crc32c(bytes)),
+            Content::View(view) => view.read_blocks(each),
         }
-        Ok(())
     }
 }
 
 impl View {
+    /// Takes the shared lease of the blob `id` at `blob_key`, and maps it; `None` if it is not, or no longer, sealed there, or
+    /// somebody holds it exclusively.
+    pub(super) fn open_blob(store: &Arc<Store>, blob_key: &str, id: u64) -> Result<Option<Self>> {
+        let Some(lease) = store.leases.try_shared(id).attempted(|| format!("could not open {blob_key}"))? else {
+            return Ok(None);
+        };
+        // Before the lease was ours it may have been freed, and its pages given to another.
+        match store.blob(blob_key)? {
+            Some(blob) if blob.id == id && blob.state == BlobState::Sealed => {
+                Self::new(Arc::clone(store), blob_key.to_owned(), blob, lease, blob_key, true).map(Some)
+            }
+            _ => {
+                // Whoever removed it may have found our lease in the way.
+                drop(lease);
+                store.free_if_doomed(blob_key, id);
+                Ok(None)
+            }
+        }
+    }
+
     fn new(store: Arc<Store>, blob_key: String, blob: BlobRecord, lease: Lease, name: &str, side_by_side: bool) -> Result<Self> {
         let damaged = |reason| Error::Damaged { what: name.to_owned(), reason };
-        let count = chunks(blob.size_bytes);
-        if blob.pages.len() != count as usize || blob.block_crcs.len() as u64 != blocks(blob.size_bytes) {
+        let layout = blob.layout();
+        let count = layout.chunks();
+        if blob.pages.len() != count as usize || blob.block_crcs.len() as u64 != layout.blocks() {
             return Err(damaged(format!(
                 "its row has {} pages and {} CRCs for {count} chunks",
                 blob.pages.len(),
@@ -193,7 +204,7 @@ impl View {
         let reader = store.extents.reader();
         let mut extents = Vec::with_capacity(blob.pages.len());
         for (index, &page) in blob.pages.iter().enumerate() {
-            let extent = Extent { page, data_bytes: chunk_bytes(blob.size_bytes, index as u32) };
+            let extent = Extent { page, data_bytes: layout.chunk_bytes(index as u32) };
             // Mapped straight from the row: that the extent there says it is ours is the proof.
             let header = reader.read_header(&extent).attempted(|| format!("could not open {name}"))?;
             match header {
@@ -237,8 +248,51 @@ impl View {
         }
     }
 
+    /// Copies the content from `offset` on into `bytes`; what lies beyond its end stays as it is.
+    pub(crate) fn copy_out(&self, mut offset: u64, mut bytes: &mut [u8]) {
+        while !bytes.is_empty() {
+            let (chunk, within) = self.blob.layout().place(offset);
+            let Some(part) = self.chunk(chunk as usize).and_then(|chunk| chunk.get(within as usize..)) else { return };
+            let (now, later) = bytes.split_at_mut(part.len().min(bytes.len()));
+            if now.is_empty() {
+                return;
+            }
+            now.copy_from_slice(&part[..now.len()]);
+            offset += now.len() as u64;
+            bytes = later;
+        }
+    }
+
     pub(crate) fn size_bytes(&self) -> u64 {
         self.blob.size_bytes
+    }
+
+    pub(super) fn blob_key(&self) -> &str {
+        &self.blob_key
+    }
+
+    pub(super) fn blob_id(&self) -> u64 {
+        self.blob.id
+    }
+
+    /// As [`StoredFile::read_blocks`].
+    pub(crate) fn read_blocks(&self, mut each: impl FnMut(u64, Result<&[u8]>, u32) -> Result<()>) -> Result<()> {
+        let (layout, reader) = (self.blob.layout(), self.store.extents.reader());
+        let mut buffer = vec![0; BLOCK_BYTES as usize];
+        for (block, &crc) in self.blob.block_crcs.iter().enumerate() {
+            let block = block as u64;
+            let range = layout.block_range(block);
+            let (chunk, within) = layout.place(range.start);
+            let extent = &self.extents[chunk as usize];
+            let reading = || format!("could not read block {block}");
+            if within == 0 {
+                reader.forget(extent).attempted(reading)?;
+            }
+            let bytes = &mut buffer[..(range.end - range.start) as usize];
+            let read = reader.read_at(extent, within, bytes).attempted(reading);
+            each(block, read.map(|()| &*bytes), crc)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn extents(&self) -> &[Extent] {

@@ -399,3 +399,72 @@ fn the_time_of_a_last_use_survives_writes_that_change_nothing_and_goes_with_the_
     drop(store);
     assert_eq!(open(dir.path()).last_used_unix_ms(blob.id).unwrap(), used);
 }
+
+// -- derived values ----------------------------------------------------------------------------------------------------
+
+const VALUE_BYTES: u64 = 6 * MIB + 1;
+
+fn view_of(file: &StoredFile) -> &Arc<View> {
+    match &file.content {
+        Content::View(view) => view,
+        Content::Inline(_) => panic!("it is inline"),
+    }
+}
+
+fn derive(store: &Arc<Store>, source: &View) -> Option<View> {
+    store.derive(source, "recipe", VALUE_BYTES, |offset, bytes| bytes.fill((offset / MIB) as u8 + 1)).unwrap()
+}
+
+fn count_blobs(store: &Store) -> usize {
+    store.all_blobs().unwrap().len()
+}
+
+#[test]
+fn a_derived_value_whose_maker_died_is_freed_by_the_next_open_and_made_anew_by_the_next_who_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    seal(&store, PATH, &vec![7; 6 << 20]);
+    let source = read(&store, PATH).unwrap().unwrap();
+    let begin = || {
+        let blob_key = key::derived(view_of(&source).blob_key(), "recipe");
+        let home = key::derived_home(&blob_key);
+        let (blob_key, blob, lease) = store.begin_blob(|_| blob_key, home, VALUE_BYTES).unwrap().unwrap();
+        store.prepare_fill(blob_key, blob, lease, super::fill::Begun::Now).unwrap()
+    };
+    // While it is being made, others go without.
+    let making = begin();
+    assert!(derive(&store, view_of(&source)).is_none());
+    drop(making);
+    let value = derive(&store, view_of(&source)).unwrap();
+    assert_eq!((value.as_slice()[0], value.as_slice()[VALUE_BYTES as usize - 1]), (1, 6));
+    drop(value);
+    store
+        .drop_derived(&key::derived(view_of(&source).blob_key(), "recipe"), {
+            let (_, blob) = store.blobs_below(key::DERIVED).unwrap().remove(0);
+            blob.id
+        })
+        .unwrap();
+    drop(begin());
+    assert_eq!(count_blobs(&store), 2);
+    drop(source);
+    drop(store);
+    assert_eq!(count_blobs(&open(dir.path())), 1);
+}
+
+#[test]
+fn a_value_derived_of_content_that_was_removed_meanwhile_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    seal(&store, PATH, &vec![7; 6 << 20]);
+    let source = read(&store, PATH).unwrap().unwrap();
+    let mut removed = false;
+    let made = store.derive(view_of(&source), "recipe", VALUE_BYTES, |_, _| {
+        if !removed {
+            remove_all(&store);
+            removed = true;
+        }
+    });
+    assert!(made.unwrap().is_none());
+    drop(source);
+    assert_eq!(count_blobs(&store), 0);
+}

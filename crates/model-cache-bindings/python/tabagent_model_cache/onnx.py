@@ -1,0 +1,461 @@
+"""ONNX Runtime sessions that map their weights from the store: :func:`onnx_session`, and :class:`SessionCache` to keep some.
+
+>>> from tabagent_model_cache import ModelCache, onnx_session
+>>> cache = ModelCache("./models")
+>>> session = onnx_session(cache, "org/name", "onnx/model.onnx")
+>>> session.run(None, {"input_ids": ids, "attention_mask": mask})
+
+What becomes of each tensor is told by ``logging``, at INFO, by the logger ``tabagent_model_cache.onnx``, and as ``session.store_report``.
+
+Needs the package ``onnxruntime``, which is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from .exceptions import ClosedError, ForkedError, InvalidInput
+from .values import Record
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import onnxruntime
+
+    from ._native import ModelCache, OnnxModel, OnnxPlan
+
+__all__ = ["SessionCache", "SessionStats", "onnx_session"]
+
+log = logging.getLogger(__name__)
+
+#: The oldest ONNX Runtime this was tried with that does all of it: 1.20 finds no weights of subgraphs in the folder.
+_OLDEST = (1, 23)
+_FOLDER = "session.model_external_initializers_file_folder_path"
+_DISABLE_PREPACKING = "session.disable_prepacking"
+#: What numpy calls the element types that are injected, by their numbers in ONNX.
+_NUMPY_TYPES = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+}
+#: The smallest model ONNX Runtime reads: of an IR version, an operator set, and a graph with a name and nothing in it.
+_EMPTY_MODEL = bytes.fromhex("0808 3a03 1201 67 4204 0a00 1011".replace(" ", ""))
+
+Edges: TypeAlias = Literal["auto", "inject", "derive"]
+Providers: TypeAlias = "Sequence[str | tuple[str, dict[Any, Any]]]"
+Options: TypeAlias = "onnxruntime.SessionOptions | Callable[[], onnxruntime.SessionOptions]"
+
+
+def onnx_session(
+    cache: ModelCache,
+    repo: str,
+    path: str,
+    *,
+    prepack: bool | None = None,
+    providers: Providers | None = None,
+    session_options: Options | None = None,
+    align: bool | None = None,
+    edges: Edges | None = None,
+) -> onnxruntime.InferenceSession:
+    """Makes an ONNX Runtime session of a model in the store, its weights mapped from where they lie there.
+
+    The result is an ``onnxruntime.InferenceSession``, with the outputs of one made by path. Weights in external data, in any number of
+    files, and the raw data of a single ``.onnx`` are mapped by ONNX Runtime from the store's data file: no copy, and shared with every
+    process that does the same. What can't be mapped is copied: tensors of less than 1 KiB, files of up to 64 KiB, and tensors that cross
+    an edge of a chunk of 100 MiB (see ``edges``).
+
+    The model may be removed from the store while the session lives: its space returns once the session, and every IOBinding
+    and OrtValue that keeps it alive, is gone.
+
+    ``prepack``: whether ONNX Runtime lays out weights anew for its kernels, which is its own default. It makes a private copy of them, and of
+    592 MiB of float32 weights a load takes 0.7 s instead of 0.1 s. Without, 4-bit models run 5 to 170 times slower, 8-bit ones 1.6 to 11
+    times, float32 ones as fast for one input at a time and 1.7 to 2.5 times slower for batches of 8 and more. ``None`` looks at the
+    operators: off where every large weight is float32 in an operator that does well without, on otherwise.
+
+    ``providers``: as of ``InferenceSession``.
+
+    ``session_options``: a ``SessionOptions``, of which a copy is used, so that nothing of this session gets into the next one made with
+    it; or a function that makes one, called for each session. It has to be a function where custom operators or providers were
+    registered with the options, which a copy loses.
+
+    ``align``: whether a tensor is copied that does not begin at a multiple of its element's size. ``None``: not on x86-64, where results
+    were found to be the same, and everywhere else.
+
+    ``edges``: what is done with tensors that cross an edge of a chunk. ``"inject"``: the session gets a private copy of them.
+    ``"derive"``: they are kept once more in the store, in one piece, for all sessions. ``None`` or ``"auto"``: the first up to 64 MiB of
+    them, the second above.
+
+    :raises FileNotInRepo: the model is not in the store; ``cache.download_quant`` or ``cache.download_file`` brings it.
+    :raises NotFound: a file its graph names is not in the store, or is still being pulled.
+    :raises FormatError: the graph is not a well-formed ONNX model, or names what is not beside it.
+    :raises InvalidInput: the options contradict each other, or what has to be set.
+    :raises ImportError: the package ``onnxruntime`` is missing, or too old.
+
+    And what ``InferenceSession`` itself raises.
+    """
+    _import()
+    model = cache._onnx(repo, path)
+    return _make(model, f"{repo} {path}", prepack, providers, session_options, align, edges)
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("ONNX sessions need the package onnxruntime: pip install onnxruntime", name="onnxruntime") from error
+    found = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if found < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise ImportError(
+            f"ONNX sessions need onnxruntime {oldest} or newer, and {onnxruntime.__version__} is installed: "
+            f"pip install --upgrade onnxruntime",
+            name="onnxruntime",
+        )
+    return onnxruntime
+
+
+def _make(
+    model: OnnxModel,
+    name: str,
+    prepack: bool | None,
+    providers: Providers | None,
+    session_options: Options | None,
+    align: bool | None,
+    edges: Edges | None,
+) -> onnxruntime.InferenceSession:
+    make_options = _maker(session_options)
+    _check(make_options(), prepack)
+    plan = model.plan(align=align, edges=edges)
+    session: onnxruntime.InferenceSession = _session_class()(plan, make_options, prepack, providers)
+    log.info("%s: %s; prepacking %s", name, plan.report_text, "on" if session.store_report["prepack"] else "off")
+    return session
+
+
+# -- options --------------------------------------------------------------------------------------------------------------
+
+
+def _maker(given: Options | None) -> Callable[[], onnxruntime.SessionOptions]:
+    """What makes the options of a session, anew at each call, so that ours can be written into them."""
+    ort = _import()
+    if given is None:
+        return ort.SessionOptions  # type: ignore[no-any-return]
+    if isinstance(given, ort.SessionOptions):
+        if getattr(given, "has_providers", bool)():
+            raise InvalidInput(
+                "session_options has providers of its own, which a copy of it loses: name them as providers=, or pass a function "
+                "that makes the options"
+            )
+        snapshot = _copy(given)
+        return lambda: _copy(snapshot)
+    if callable(given):
+        return given
+    raise TypeError(f"session_options is a SessionOptions or a function that makes one, not a {type(given).__name__}")
+
+
+def _copy(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
+    """The same options in an object of their own.
+
+    Python's copy module can't. A session has a copy of its options; this one is not even initialised.
+    """
+    from onnxruntime.capi import _pybind_state as native
+
+    # It would begin a file.
+    profiling, options.enable_profiling = options.enable_profiling, False
+    try:
+        copy = native.InferenceSession(options, _EMPTY_MODEL, False, False).session_options
+    finally:
+        options.enable_profiling = profiling
+    copy.enable_profiling = profiling
+    return copy
+
+
+def _entry(options: onnxruntime.SessionOptions, key: str) -> str | None:
+    try:
+        return options.get_session_config_entry(key)  # type: ignore[no-any-return]
+    except RuntimeError:
+        return None
+
+
+def _check(options: onnxruntime.SessionOptions, prepack: bool | None) -> None:
+    """Refuses options that contradict what is asked for, or what has to be set."""
+    if not isinstance(options, _import().SessionOptions):
+        raise TypeError(f"the function given as session_options made a {type(options).__name__}, not a SessionOptions")
+    folder = _entry(options, _FOLDER)
+    if folder:
+        raise InvalidInput(f"session_options has {_FOLDER}={folder!r}, which has to be the store's folder: leave it out")
+    disabled = _entry(options, _DISABLE_PREPACKING)
+    if prepack is not None and disabled is not None and (disabled == "1") == prepack:
+        raise InvalidInput(f"prepack={prepack} contradicts session_options, which has {_DISABLE_PREPACKING}={disabled!r}")
+    if options.optimized_model_filepath:
+        raise InvalidInput(
+            "session_options has an optimized_model_filepath, and what would be saved there names the store's data file: "
+            "export the model, and save it from a session made by path"
+        )
+
+
+# -- the session ----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _session_class() -> Any:
+    ort = _import()
+
+    class StoreSession(ort.InferenceSession):  # type: ignore[misc, name-defined]
+        """An ``InferenceSession`` whose weights lie in a store."""
+
+        def __init__(
+            self,
+            plan: OnnxPlan,
+            make_options: Callable[[], onnxruntime.SessionOptions],
+            prepack: bool | None,
+            providers: Providers | None,
+        ) -> None:
+            self._store_plan = plan
+            self._make_store_options = make_options
+            self._store_prepack = prepack
+            #: What became of the model's tensors: ``pointed``, ``derived``, ``injected``, ``inlined`` and ``kept``, each with ``tensors``
+            #: and ``size_bytes``; ``copied``, the same by reason; ``prepack``, whether prepacking is on.
+            self.store_report: dict[str, Any] = plan.report
+            # ORT prints, and tries again on the CPU, where another provider fails; there is nothing else to try on the CPU.
+            only_cpu = all((one if isinstance(one, str) else one[0]) == "CPUExecutionProvider" for one in providers or ())
+            super().__init__(b"", None, providers=providers, enable_fallback=0 if only_cpu else 1)
+
+        def _create_inference_session(
+            self, providers: Any, provider_options: Any, disabled_optimizers: Any = None
+        ) -> None:
+            # Called by __init__, and by set_providers, for a session in place of the one before.
+            plan = self._store_plan
+            options = self._make_store_options()
+            if _entry(options, _DISABLE_PREPACKING) is None:
+                on = plan.prepack if self._store_prepack is None else self._store_prepack
+                options.add_session_config_entry(_DISABLE_PREPACKING, "0" if on else "1")
+            self.store_report["prepack"] = _entry(options, _DISABLE_PREPACKING) != "1"
+            told = _copy(options)
+            if plan.data_file is not None:
+                options.add_session_config_entry(_FOLDER, str(plan.data_file.parent))
+            _inject(options, plan)
+            self._model_bytes = plan.graph()
+            self._sess_options = options
+            lease = plan.lease()
+            try:
+                super()._create_inference_session(providers, provider_options, disabled_optimizers)
+            except BaseException:
+                lease.release()
+                raise
+            finally:
+                # ORT has mapped or copied what it needs; these would keep the rest.
+                self._model_bytes = b""
+                self._sess_options = self._sess_options_initial = told
+            # Not this object is what maps the store, but ORT's own: an IOBinding or a NodeArg keeps it alive longer.
+            finalizer = weakref.finalize(self._sess, lease.release)
+            # At exit the kernel lets go of the lease, and nothing may run that unmaps what another thread still reads.
+            finalizer.atexit = False
+
+    return StoreSession
+
+
+def _inject(options: onnxruntime.SessionOptions, plan: OnnxPlan) -> None:
+    injected = plan.injected
+    if not injected:
+        return
+    import numpy as np
+
+    ort = _import()
+    names, values = [], []
+    for name, number, shape, file, start, end in injected:
+        array = np.frombuffer(memoryview(file)[start:end], _NUMPY_TYPES[number]).reshape(shape)
+        names.append(name)
+        values.append(ort.OrtValue.ortvalue_from_numpy(array))
+    options.add_external_initializers(names, values)
+
+
+# -- several sessions -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SessionStats(Record):
+    """What a :class:`SessionCache` holds, and did."""
+
+    #: Sessions held.
+    sessions: int
+    #: Bytes of their models' files.
+    size_bytes: int
+    #: How often a session was here already.
+    hits: int
+    #: How often one had to be made.
+    misses: int
+    #: How many were let go to make room.
+    evictions: int
+
+
+class _Held:
+    __slots__ = ("session", "size_bytes")
+
+    def __init__(self, session: onnxruntime.InferenceSession, size_bytes: int) -> None:
+        self.session = session
+        self.size_bytes = size_bytes
+
+
+class SessionCache:
+    """Keeps sessions by model and options, and lets go of the least recently used ones.
+
+    >>> with SessionCache(max_sessions=4, max_bytes=8 << 30) as sessions:
+    ...     session = sessions.get(cache, "org/name", "onnx/model.onnx")
+
+    A model is its content: after a pull of a new revision :meth:`get` makes a new session, and the same file under two names is one.
+    A session that is let go here lives on for as long as somebody else uses it.
+
+    ``max_sessions``: how many are kept. ``max_bytes``: how many bytes of models, graphs and data files as they are in the store; ``None`` for
+    any number. A model larger than that gets a session that is not kept.
+
+    For threads. After a fork the child gets ``ForkedError``: ONNX Runtime's sessions do not survive one.
+    """
+
+    def __init__(self, max_sessions: int = 8, max_bytes: int | None = None) -> None:
+        if max_sessions < 1:
+            raise InvalidInput(f"max_sessions={max_sessions}: at least one session is kept")
+        if max_bytes is not None and max_bytes < 0:
+            raise InvalidInput(f"max_bytes={max_bytes} is no size")
+        self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        #: The least recently used first.
+        self._held: OrderedDict[Any, _Held] = OrderedDict()
+        #: Of each session being made: what is set once it is, or failed.
+        self._making: dict[Any, threading.Event] = {}
+        self._closed = False
+        self._hits = self._misses = self._evictions = 0
+
+    def get(
+        self,
+        cache: ModelCache,
+        repo: str,
+        path: str,
+        *,
+        prepack: bool | None = None,
+        providers: Providers | None = None,
+        session_options: Options | None = None,
+        align: bool | None = None,
+        edges: Edges | None = None,
+    ) -> onnxruntime.InferenceSession:
+        """The session of this model with these options: one that is here, or a new one, made by one thread while the others wait for it.
+
+        Arguments and exceptions as of :func:`onnx_session`. ``session_options`` counts as the same if it is the same object. Where the session
+        is here the graph is still read, to know its model: well under a millisecond for a hundred nodes.
+        """
+        self._check()
+        _import()
+        model = cache._onnx(repo, path)
+        key = (tuple(model.digests), prepack, _frozen(providers), session_options, align, edges)
+        while True:
+            with self._lock:
+                self._check()
+                held = self._held.get(key)
+                if held is not None:
+                    self._held.move_to_end(key)
+                    self._hits += 1
+                    return held.session
+                made = self._making.get(key)
+                if made is None:
+                    made = self._making[key] = threading.Event()
+                    break
+            # Then it is here; or could not be made, and this thread finds out why; or was let go again.
+            made.wait()
+        try:
+            session = _make(model, f"{repo} {path}", prepack, providers, session_options, align, edges)
+            dropped = self._keep(key, _Held(session, model.size_bytes))
+        finally:
+            with self._lock:
+                del self._making[key]
+            made.set()
+        # Outside of the lock: a session may take a while to go.
+        del dropped
+        return session
+
+    def _keep(self, key: Any, new: _Held) -> list[_Held]:
+        """Holds a session, and gives those that had to make room for it."""
+        dropped = []
+        with self._lock:
+            self._misses += 1
+            too_large = self._max_bytes is not None and new.size_bytes > self._max_bytes
+            if self._closed or too_large:
+                return []
+            self._held[key] = new
+            size_bytes = sum(held.size_bytes for held in self._held.values())
+            while len(self._held) > self._max_sessions or (self._max_bytes is not None and size_bytes > self._max_bytes):
+                _, oldest = self._held.popitem(last=False)
+                size_bytes -= oldest.size_bytes
+                self._evictions += 1
+                dropped.append(oldest)
+        return dropped
+
+    def stats(self) -> SessionStats:
+        """What is held, and how often it was asked for."""
+        self._check_process()
+        with self._lock:
+            size_bytes = sum(held.size_bytes for held in self._held.values())
+            return SessionStats(len(self._held), size_bytes, self._hits, self._misses, self._evictions)
+
+    def clear(self) -> None:
+        """Lets go of every session."""
+        self._check_process()
+        with self._lock:
+            held, self._held = self._held, OrderedDict()
+        held.clear()
+
+    def close(self) -> None:
+        """Lets go of every session, and makes no more."""
+        self._check_process()
+        with self._lock:
+            self._closed = True
+        self.clear()
+
+    def __enter__(self) -> SessionCache:
+        self._check()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def _check(self) -> None:
+        self._check_process()
+        if self._closed:
+            raise ClosedError("the session cache is closed")
+
+    def _check_process(self) -> None:
+        # Before the lock is asked for, which a thread of the parent may have held when it forked.
+        if os.getpid() != self._process:
+            raise ForkedError(
+                f"this session cache was made by process {self._process}; process {os.getpid()} is a fork of it and can't use it",
+                hint="make one after the fork, in the process that uses it",
+            )
+
+
+def _frozen(value: Any) -> Any:
+    """``value`` as something that can be a key."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(key), _frozen(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(item) for item in value)
+    return value
