@@ -3,12 +3,13 @@
 # make check      the part of it that runs nothing: format, lints, docs, arrows between crates
 # make figures    the numbers of the README, measured anew (minutes, and 20 GiB of disk)
 # make wheel      the Python module, into target/wheels
+# make figures-python   those of Python programs
 # make setup      only what the others need from Debian and PyPI
 # make clean      remove what was built
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check figures wheel setup clean
+.PHONY: demo test check figures figures-python wheel setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -25,6 +26,9 @@ figures: setup
 
 wheel: setup
 	@scripts/with scripts/wheel
+
+figures-python: wheel
+	@scripts/with sh -c 'scripts/wheel-env "$$HOME/venv" && "$$HOME/venv/bin/python" scripts/figures-python'
 
 setup:
 	@scripts/setup
