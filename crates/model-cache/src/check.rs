@@ -73,6 +73,10 @@ impl ModelCache {
         }
         let total_bytes = contents.values().map(|names| names[0].2.size_bytes).sum();
         let mut report = VerifyReport { files: names.len() as u64, ..VerifyReport::default() };
+        let go_on = || match &options.cancel {
+            Some(cancel) if cancel.is_cancelled() => Err(Error::Cancelled),
+            _ => Ok(()),
+        };
         for names in contents.values() {
             let (repo, path, metadata) = names[0];
             let mut findings = Vec::new();
@@ -82,10 +86,7 @@ impl ModelCache {
                 if let Some(progress) = &options.progress {
                     progress(report.bytes, total_bytes);
                 }
-                match &options.cancel {
-                    Some(cancel) if cancel.is_cancelled() => Err(Error::Cancelled),
-                    _ => Ok(()),
-                }
+                go_on()
             };
             match self.verify_one(repo, path, metadata, options.digest, &mut findings, &mut tell) {
                 Ok(()) => {}
@@ -94,7 +95,11 @@ impl ModelCache {
                 Err(error) => findings.push((0, crate::progress::chain(&error))),
             }
             report.blocks += blocks(metadata.size_bytes);
-            findings.extend(self.store().verify_derived(&metadata.digest)?.into_iter().map(|reason| (0, reason)));
+            match self.store().verify_derived(&metadata.digest, &go_on) {
+                Ok(derived) => findings.extend(derived.into_iter().map(|reason| (0, reason))),
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(error) => findings.push((0, crate::progress::chain(&error))),
+            }
             for (repo, path, _) in names {
                 report.bad.extend(findings.iter().map(|(block, reason)| BadBlock {
                     repo: repo.to_string(),

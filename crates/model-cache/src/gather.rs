@@ -68,7 +68,10 @@ impl ModelCache {
         let mut gathered = Gathered { values: Vec::new(), offsets: vec![None; ranges.len()] };
         for value in plan {
             let recipe = value.recipe(ranges);
-            let copy = |offset: u64, bytes: &mut [u8]| value.copy(ranges, source, offset, bytes);
+            let copy = |offset: u64, bytes: &mut [u8]| {
+                value.copy(ranges, source, offset, bytes);
+                Ok(())
+            };
             let Some(view) = source.store().derive(source, &recipe, value.size_bytes, copy)? else { return Ok(None) };
             let start = view.extents()[0].data_offset();
             for &(index, at) in &value.parts {

@@ -4,7 +4,7 @@
 //! seal and freeing holds of it. No name leads to it: it is doomed by the transaction that dooms the blob it was made of. It can be made again at
 //! any time, so what stands in the way of making or opening one is never an error that ends a caller's work.
 
-use super::{Store, View, fill::Begun};
+use super::{Store, View, fill::Begun, free::Fate};
 use crate::{
     error::{Error, Result},
     key,
@@ -15,8 +15,9 @@ use std::sync::Arc;
 impl Store {
     /// Opens what `recipe` makes of `source`, making it first where it is not here yet.
     ///
-    /// `fill` writes the value: it is given an offset and a zeroed buffer of at most [`BLOCK_BYTES`], block after block. `None` if
-    /// somebody else is making it, the disk has no room, or the last name of `source` was just removed.
+    /// `fill` writes the value: it is given an offset and a zeroed buffer of at most [`BLOCK_BYTES`], block after block; its error
+    /// ends the making, and nothing is kept. `None` if somebody else is making it, the disk has no room, or the last name of `source`
+    /// was just removed.
     ///
     /// Cost where it is here: one read, one lock, one mapping. Else it is written once and synced.
     pub(crate) fn derive(
@@ -24,15 +25,26 @@ impl Store {
         source: &View,
         recipe: &str,
         size_bytes: u64,
-        fill: impl FnMut(u64, &mut [u8]),
+        fill: impl FnMut(u64, &mut [u8]) -> Result<()>,
     ) -> Result<Option<View>> {
         debug_assert!(size_bytes > INLINE_BYTES, "an inline blob has no extent");
         let blob_key = key::derived(source.blob_key(), recipe);
-        match self.blob(&blob_key)? {
-            Some(blob) if blob.state == BlobState::Sealed => return View::open_blob(self, &blob_key, blob.id),
-            // One that was begun and that nobody is at is made anew. One that somebody makes, or reads while it goes, is left alone.
-            Some(_) if !self.free_unfinished(&blob_key)? => return Ok(None),
-            Some(_) | None => {}
+        if let Some(blob) = self.blob(&blob_key)? {
+            // One that somebody makes, or reads while it goes, is left alone; any other that can't be used is made anew.
+            let is_gone = match blob.state {
+                BlobState::Sealed => match View::open_blob(self, &blob_key, blob.id) {
+                    Err(error @ Error::Damaged { .. }) => {
+                        tracing::warn!(%error, "a derived value is damaged; it is made anew");
+                        self.drop_derived(&blob_key, blob.id)? != Fate::Busy
+                    }
+                    opened => return opened,
+                },
+                BlobState::Doomed => self.free_blob(&blob_key, blob.id)? != Fate::Busy,
+                BlobState::Filling | BlobState::Freeing => self.free_unfinished(&blob_key)?,
+            };
+            if !is_gone {
+                return Ok(None);
+            }
         }
         match self.make(source, &blob_key, size_bytes, fill) {
             Ok(Some(id)) => View::open_blob(self, &blob_key, id),
@@ -51,7 +63,7 @@ impl Store {
         source: &View,
         blob_key: &str,
         size_bytes: u64,
-        mut fill: impl FnMut(u64, &mut [u8]),
+        mut fill: impl FnMut(u64, &mut [u8]) -> Result<()>,
     ) -> Result<Option<u64>> {
         let begun = self.begin_blob(|_| blob_key.to_owned(), key::derived_home(blob_key), size_bytes)?;
         let Some((blob_key, blob, lease)) = begun else { return Ok(None) };
@@ -63,7 +75,7 @@ impl Store {
                 let range = layout.block_range(block);
                 let bytes = &mut buffer[..(range.end - range.start) as usize];
                 bytes.fill(0);
-                fill(range.start, bytes);
+                fill(range.start, bytes)?;
                 value.write(range.start, bytes)?;
                 value.land(block, crc32c::crc32c(bytes))?;
             }
@@ -81,8 +93,8 @@ impl Store {
     }
 
     /// Checks every value derived of the content with `digest` against its CRC32Cs, and drops those that differ: they are made anew
-    /// when somebody wants them. What was wrong with each dropped one.
-    pub(crate) fn verify_derived(self: &Arc<Self>, digest: &str) -> Result<Vec<String>> {
+    /// when somebody wants them. What was wrong with each dropped one. Ends early with the first error of `go_on`, asked at each block.
+    pub(crate) fn verify_derived(self: &Arc<Self>, digest: &str, go_on: &dyn Fn() -> Result<()>) -> Result<Vec<String>> {
         let mut findings = Vec::new();
         for (blob_key, blob) in self.blobs_below(&key::derived_prefix(&format!("blob:{digest}")))? {
             if blob.state != BlobState::Sealed {
@@ -93,6 +105,7 @@ impl Store {
                 Ok(None) => continue,
                 Ok(Some(view)) => view.read_blocks(|block, bytes, crc| {
                     let found = bytes.map(crc32c::crc32c);
+                    go_on()?;
                     match found {
                         Ok(found) if found == crc => {}
                         Ok(found) => finding = Some(format!("block {block} has CRC32C {found:08x}, {crc:08x} was sealed")),

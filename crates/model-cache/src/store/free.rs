@@ -225,14 +225,18 @@ impl Store {
     }
 
     /// Marks the derived value at `blob_key` to be freed, and frees it if nobody reads it.
-    pub(super) fn drop_derived(&self, blob_key: &str, id: u64) -> Result<()> {
+    pub(super) fn drop_derived(&self, blob_key: &str, id: u64) -> Result<Fate> {
         let txn = self.begin_write()?;
         let row = txn.get(&BLOBS, blob_key).attempted(writing)?;
-        if let Some(blob) = row.filter(|blob| blob.id == id && blob.state == BlobState::Sealed) {
-            doom(&txn, blob_key.to_owned(), blob)?;
-            self.commit(txn)?;
+        match row.filter(|blob| blob.id == id && blob.state == BlobState::Sealed) {
+            Some(blob) => {
+                doom(&txn, blob_key.to_owned(), blob)?;
+                self.commit(txn)?;
+            }
+            // Somebody else was first. What follows writes too.
+            None => drop(txn),
         }
-        self.free_blob(blob_key, id).map(drop)
+        self.free_blob(blob_key, id)
     }
 
     /// Frees a blob no name leads to, unless somebody holds a lease on it.
@@ -435,7 +439,7 @@ pub(super) struct Doomed {
     size_bytes: u64,
 }
 
-fn doom(txn: &WriteTxn<'_>, blob_key: String, mut blob: BlobRecord) -> Result<Doomed> {
+pub(super) fn doom(txn: &WriteTxn<'_>, blob_key: String, mut blob: BlobRecord) -> Result<Doomed> {
     blob.state = BlobState::Doomed;
     txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
     txn.put_bytes(&STORE, &key::doomed(blob.id), blob_key.as_bytes()).attempted(writing)?;

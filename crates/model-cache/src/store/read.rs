@@ -299,6 +299,14 @@ impl View {
         &self.extents
     }
 
+    /// Lets go of the lease and does nothing else, as the kernel does for a process that is killed.
+    #[cfg(test)]
+    pub(super) fn let_go_as_if_killed(mut self) {
+        drop(self.maps.take());
+        drop(self.lease.take());
+        std::mem::forget(self);
+    }
+
     pub(crate) fn store(&self) -> &Arc<Store> {
         &self.store
     }

@@ -412,7 +412,12 @@ fn view_of(file: &StoredFile) -> &Arc<View> {
 }
 
 fn derive(store: &Arc<Store>, source: &View) -> Option<View> {
-    store.derive(source, "recipe", VALUE_BYTES, |offset, bytes| bytes.fill((offset / MIB) as u8 + 1)).unwrap()
+    store.derive(source, "recipe", VALUE_BYTES, fill_value).unwrap()
+}
+
+fn fill_value(offset: u64, bytes: &mut [u8]) -> Result<()> {
+    bytes.fill((offset / MIB) as u8 + 1);
+    Ok(())
 }
 
 fn count_blobs(store: &Store) -> usize {
@@ -463,8 +468,69 @@ fn a_value_derived_of_content_that_was_removed_meanwhile_is_not_kept() {
             remove_all(&store);
             removed = true;
         }
+        Ok(())
     });
     assert!(made.unwrap().is_none());
     drop(source);
     assert_eq!(count_blobs(&store), 0);
+}
+
+/// The one derived value there is.
+fn the_derived(store: &Store) -> (String, BlobRecord) {
+    store.blobs_below(key::DERIVED).unwrap().remove(0)
+}
+
+/// As if whoever dropped a derived value was killed before it was freed.
+fn doom_derived(store: &Store) {
+    let (blob_key, blob) = the_derived(store);
+    let txn = store.begin_write().unwrap();
+    super::free::doom(&txn, blob_key, blob).unwrap();
+    store.commit(txn).unwrap();
+}
+
+#[test]
+fn a_derived_value_that_somebody_else_dropped_meanwhile_is_dropped_without_waiting_for_oneself() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    seal(&store, PATH, &vec![7; 6 << 20]);
+    let source = read(&store, PATH).unwrap().unwrap();
+    drop(derive(&store, view_of(&source)).unwrap());
+    let (blob_key, blob) = the_derived(&store);
+    doom_derived(&store);
+    let (done, waiting) = std::sync::mpsc::channel();
+    let dropping = Arc::clone(&store);
+    thread::spawn(move || done.send(dropping.drop_derived(&blob_key, blob.id)));
+    waiting.recv_timeout(Duration::from_secs(20)).expect("it waits for the transaction it has itself").unwrap();
+    assert_eq!(count_blobs(&store), 1);
+}
+
+#[test]
+fn a_derived_value_that_was_dropped_and_that_nobody_reads_is_made_anew_by_the_next_who_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    seal(&store, PATH, &vec![7; 6 << 20]);
+    let source = read(&store, PATH).unwrap().unwrap();
+    let old = derive(&store, view_of(&source)).unwrap();
+    doom_derived(&store);
+    assert!(derive(&store, view_of(&source)).is_none(), "somebody reads it");
+    // As a reader does that is killed: its lease goes, and nothing is freed.
+    old.let_go_as_if_killed();
+    assert_eq!(the_derived(&store).1.state, BlobState::Doomed);
+    assert!(derive(&store, view_of(&source)).is_some());
+}
+
+#[test]
+fn a_derived_value_whose_header_is_damaged_is_made_anew_by_the_next_who_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    seal(&store, PATH, &vec![7; 6 << 20]);
+    let source = read(&store, PATH).unwrap().unwrap();
+    drop(derive(&store, view_of(&source)).unwrap());
+    let (_, blob) = the_derived(&store);
+    let header = u64::from(blob.pages[0]) * storage::PAGE_BYTES + 64;
+    let data_file = File::options().write(true).open(store.extents().data_file_path()).unwrap();
+    data_file.write_all_at(&[0; 8], header).unwrap();
+    let value = derive(&store, view_of(&source)).unwrap();
+    assert_eq!((value.as_slice()[0], value.as_slice()[VALUE_BYTES as usize - 1]), (1, 6));
+    assert_eq!(count_blobs(&store), 2);
 }
