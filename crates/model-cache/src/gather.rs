@@ -8,7 +8,12 @@ use crate::{
     store::{Content, View},
 };
 use sha2::{Digest, Sha256};
-use std::{ops::Range, path::PathBuf, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+};
 
 /// Most bytes of one derived value: libmdbx's limit is 2 GiB less a few pages.
 const MOST_BYTES: u64 = (2 << 30) - (2 << 20);
@@ -48,13 +53,16 @@ impl ModelCache {
     /// Keeps each of `ranges` of `file` in one piece, for loaders that map a tensor by one offset though a chunk ends within it.
     ///
     /// The ranges are copied on the first call, into a derived value that is found again by file content and ranges and goes
-    /// when the file's content goes. `None` where that can't be now, and the caller has to copy instead: another process is making it, the
-    /// disk is full, the file was removed, or it is one of up to 64 KiB.
+    /// when the file's content goes. One that is asked for twice is kept once. `None` where that can't be now, and the caller has to copy
+    /// instead: another process is making it, the disk is full, the file was removed, it is one of up to 64 KiB, or the ranges overlap
+    /// so much that they would take more than the file itself.
     ///
-    /// Cost where it is here: well under a millisecond. Else the ranges are written once and synced; 5 MiB of memory.
+    /// Cost where it is here: well under a millisecond. Else each block a range touches is read and held against its CRC32C, and the
+    /// ranges are written once and synced; 6 MiB of memory.
     ///
     /// # Errors
-    /// [`Error::InvalidRange`] for a range that is empty or does not lie in the file; those of the store.
+    /// [`Error::InvalidRange`] for a range that is empty or does not lie in the file; [`Error::Damaged`] for a block that is not what
+    /// was sealed, with nothing kept: a copy with a sound CRC32C of its own would hide that; those of the store.
     pub fn gather(&self, file: &ModelFile, ranges: &[Range<u64>]) -> Result<Option<Gathered>> {
         let size_bytes = file.len() as u64;
         for range in ranges {
@@ -64,21 +72,34 @@ impl ModelCache {
             }
         }
         let Content::View(source) = &file.stored().content else { return Ok(None) };
-        let plan = plan(ranges);
-        let mut gathered = Gathered { values: Vec::new(), offsets: vec![None; ranges.len()] };
-        for value in plan {
-            let recipe = value.recipe(ranges);
-            let copy = |offset: u64, bytes: &mut [u8]| {
-                value.copy(ranges, source, offset, bytes);
-                Ok(())
-            };
+        let mut places = HashMap::new();
+        let mut distinct: Vec<Range<u64>> = Vec::new();
+        let place_of = |range: &Range<u64>| {
+            *places.entry((range.start, range.end)).or_insert_with(|| {
+                distinct.push(range.clone());
+                distinct.len() - 1
+            })
+        };
+        let places: Vec<usize> = ranges.iter().map(place_of).collect();
+        // Else a small file could name its bytes so often that its copies fill the disk.
+        if distinct.iter().map(|range| u128::from(range.end - range.start)).sum::<u128>() > u128::from(size_bytes) {
+            return Ok(None);
+        }
+        let name = format!("{} {}", file.repo(), file.path());
+        let mut offsets = vec![None; distinct.len()];
+        let mut gathered = Gathered { values: Vec::new(), offsets: Vec::new() };
+        let mut checked = HashSet::new();
+        for value in plan(&distinct) {
+            let recipe = value.recipe(&distinct);
+            let copy = |offset: u64, bytes: &mut [u8]| value.copy(&distinct, source, &name, &mut checked, offset, bytes);
             let Some(view) = source.store().derive(source, &recipe, value.size_bytes, copy)? else { return Ok(None) };
             let start = view.extents()[0].data_offset();
             for &(index, at) in &value.parts {
-                gathered.offsets[index] = Some(start + at);
+                offsets[index] = Some(start + at);
             }
             gathered.values.push(Arc::new(view));
         }
+        gathered.offsets = places.into_iter().map(|place| offsets[place]).collect();
         Ok(Some(gathered))
     }
 }
@@ -126,17 +147,29 @@ impl Value {
         hasher.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Writes what of the value lies at `offset..offset + bytes.len()` into `bytes`, which is all zeros.
-    fn copy(&self, ranges: &[Range<u64>], source: &View, offset: u64, bytes: &mut [u8]) {
+    /// Writes what of the value lies at `offset..offset + bytes.len()` into `bytes`, which is all zeros. Blocks of the source that
+    /// are not among the `checked` are held against their CRC32Cs first.
+    fn copy(
+        &self,
+        ranges: &[Range<u64>],
+        source: &View,
+        name: &str,
+        checked: &mut HashSet<u64>,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<()> {
         debug_assert!(bytes.len() as u64 <= BLOCK_BYTES);
         let end = offset + bytes.len() as u64;
         for &(index, at) in &self.parts {
             let range = &ranges[index];
             let (from, to) = (at.max(offset), (at + (range.end - range.start)).min(end));
             if from < to {
-                source.copy_out(range.start + (from - at), &mut bytes[(from - offset) as usize..(to - offset) as usize]);
+                let start = range.start + (from - at);
+                source.check_blocks(name, start..start + (to - from), checked)?;
+                source.copy_out(start, &mut bytes[(from - offset) as usize..(to - offset) as usize]);
             }
         }
+        Ok(())
     }
 }
 

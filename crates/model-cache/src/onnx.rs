@@ -427,7 +427,8 @@ impl OnnxModel {
     /// Cost: tens of microseconds for a hundred tensors; the data of tensors that have to be within the graph is copied.
     ///
     /// # Errors
-    /// [`Error::BadFormat`] if more has to be within the graph than the 2 GiB protobuf reads.
+    /// [`Error::BadFormat`] if more has to be within the graph than the 2 GiB protobuf reads; [`Error::Damaged`] if tensors across
+    /// edges were to be kept once more, and a block of them is not what was sealed.
     pub fn plan(&self, options: &OnnxOptions) -> Result<OnnxPlan> {
         let align = options.align.unwrap_or(!cfg!(target_arch = "x86_64"));
         let placements: Vec<Option<Placement>> = self.data.iter().map(|(_, file)| file.placement()).collect();
@@ -529,8 +530,8 @@ impl OnnxModel {
             let ranges: Vec<_> = indices.iter().filter_map(|index| Some(self.spans[*index].as_ref()?.range.clone())).collect();
             let gathered = match derive {
                 true => match self.cache.gather(self.file_at(file), &ranges) {
-                    // A session that costs more memory is better than none.
-                    Err(error) if edges == Edges::Auto => {
+                    // A session that costs more memory is better than none; one of damaged weights is not.
+                    Err(error) if edges == Edges::Auto && !matches!(error, Error::Damaged { .. }) => {
                         tracing::warn!(model = self.name, %error, "tensors across edges of chunks are copied into the session");
                         None
                     }

@@ -145,3 +145,35 @@ fn ranges_that_do_not_lie_in_the_file_are_refused_before_anything_is_written() {
     let small = cache.get_file(REPO, "small").unwrap().unwrap();
     assert!(cache.gather(&small, std::slice::from_ref(&(0..1))).unwrap().is_none(), "it has no place in the data file");
 }
+
+#[test]
+fn damage_on_the_disk_is_told_and_not_copied_into_a_value_that_would_pass_for_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, file) = store(dir.path());
+    let placement = file.placement().unwrap();
+    let at = placement.offset_of(CHUNK_BYTES..CHUNK_BYTES + 1).unwrap();
+    let data_file = fs::File::options().write(true).open(placement.data_file()).unwrap();
+    data_file.write_all_at(&[file[CHUNK_BYTES as usize] ^ 1], at).unwrap();
+    let error = cache.gather(&file, &ranges()).unwrap_err();
+    assert!(matches!(&error, Error::Damaged { what, .. } if what == "org/local weights.bin"), "{error}");
+    assert!(error.to_string().contains("block 20"), "{error}");
+    let stats = cache.stats().unwrap();
+    assert_eq!((stats.derived_bytes, stats.filling_bytes, stats.doomed_bytes), (0, 0, 0));
+    // Blocks no range touches do not matter.
+    assert!(cache.gather(&file, &ranges()[1..]).unwrap().is_some());
+}
+
+#[test]
+fn a_range_asked_for_twice_is_kept_once_and_ranges_that_overlap_take_no_more_than_their_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, file) = store(dir.path());
+    let once = cache.gather(&file, &ranges()).unwrap().unwrap();
+    let twice = [ranges(), ranges()].concat();
+    let gathered = cache.gather(&file, &twice).unwrap().unwrap();
+    assert_eq!(gathered.offsets(), [once.offsets(), once.offsets()].concat());
+    assert_eq!(cache.stats().unwrap().derived_bytes, once.size_bytes(), "it was made again");
+    // What a hostile file may name: tensors over tensors, each nearly all of it.
+    let many: Vec<_> = (0..1000).map(|start| start..SIZE).collect();
+    assert!(cache.gather(&file, &many).unwrap().is_none());
+    assert_eq!(cache.stats().unwrap().derived_bytes, once.size_bytes());
+}

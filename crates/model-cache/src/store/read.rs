@@ -8,6 +8,8 @@ use crate::{
     record::*,
 };
 use std::{
+    collections::HashSet,
+    ops::Range,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -16,6 +18,8 @@ use storage::{Extent, Lease, Mapping, SeparateMappings};
 /// How long a lease that is held exclusively is asked for again: a sealer lets go microseconds after its commit.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 const LEASE_PAUSE: Duration = Duration::from_millis(1);
+/// How much is read at once where blocks are checked.
+const CHECK_BYTES: u64 = 1 << 20;
 
 /// A sealed file and the lease that keeps it, until dropped.
 #[derive(Debug)]
@@ -246,6 +250,38 @@ impl View {
             Maps::SideBySide(mapping) => mapping.chunks(CHUNK_BYTES as usize).nth(index),
             Maps::Separate(maps, _) => maps.slices().nth(index),
         }
+    }
+
+    /// Holds the blocks that `range` touches against the CRC32Cs they were sealed with, but for those in `checked`, and enters them
+    /// there. As the page cache has them, which is what the mapping shows.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], which names the block; [`Error::Storage`] for one the disk can't deliver.
+    pub(crate) fn check_blocks(&self, name: &str, range: Range<u64>, checked: &mut HashSet<u64>) -> Result<()> {
+        let (layout, reader) = (self.blob.layout(), self.store.extents.reader());
+        let mut buffer = Vec::new();
+        for block in range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES) {
+            if checked.contains(&block) {
+                continue;
+            }
+            buffer.resize(CHECK_BYTES as usize, 0);
+            let Range { start, end } = layout.block_range(block);
+            let mut found = 0;
+            for at in (start..end).step_by(CHECK_BYTES as usize) {
+                let part = &mut buffer[..(end - at).min(CHECK_BYTES) as usize];
+                let (chunk, within) = layout.place(at);
+                let read = reader.read_at(&self.extents[chunk as usize], within, part);
+                read.attempted(|| format!("could not read block {block} of {name}"))?;
+                found = crc32c::crc32c_append(found, part);
+            }
+            let sealed = self.blob.block_crcs[block as usize];
+            if found != sealed {
+                let reason = format!("block {block} has CRC32C {found:08x}, {sealed:08x} was sealed");
+                return Err(Error::Damaged { what: name.to_owned(), reason });
+            }
+            checked.insert(block);
+        }
+        Ok(())
     }
 
     /// Copies the content from `offset` on into `bytes`; what lies beyond its end stays as it is.
