@@ -11,12 +11,18 @@ use crate::{
     error::{Error, Result},
     name::printable,
 };
-use std::{collections::HashSet, fmt, ops::Range};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    ops::Range,
+};
 
 /// Deepest nesting of messages that is followed: protobuf's own limit.
 const MAX_DEPTH: usize = 100;
 /// Most tensors of a graph that are looked at one by one.
 const MAX_TENSORS: usize = 1 << 20;
+/// Most dimensions of a tensor: as many as NumPy and PyTorch have.
+const MAX_DIMS: usize = 64;
 /// Largest graph protobuf reads.
 const MAX_GRAPH_BYTES: u64 = i32::MAX as u64;
 /// Data smaller than this stays in the graph, or is put there: ORT wants shapes inside it, and a page is larger anyway.
@@ -181,7 +187,7 @@ impl Tensor {
         &self.dims
     }
 
-    /// Whether it is an initializer of the main graph: those have names by which a loader can be given their values.
+    /// Whether it is an initializer of the main graph, and no other has its name: those can be given their values by name.
     pub fn is_initializer(&self) -> bool {
         self.is_initializer
     }
@@ -213,6 +219,8 @@ impl Graph {
     pub fn scan(bytes: &[u8]) -> Result<Self> {
         let mut graph = Self { tensors: Vec::new(), messages: Vec::new(), prepack: false };
         let mut walk = Walk::new(bytes);
+        // Of each initializer's name, whether it is there twice: ORT takes the last of them, and a value given by name for that one.
+        let mut names: HashMap<&[u8], bool> = HashMap::new();
         // Of each message being walked: its index, if it has one, and how many tensors there were before it.
         let mut open: Vec<(Option<usize>, usize)> = Vec::new();
         while let Some(event) = walk.next()? {
@@ -225,6 +233,9 @@ impl Graph {
                 }
                 Event::Tensor { length, body, is_initializer } => {
                     let message = graph.messages.len();
+                    if is_initializer {
+                        names.entry(name_of(bytes, body.clone())?).and_modify(|twice| *twice = true).or_insert(false);
+                    }
                     let Some(tensor) = Tensor::read(bytes, body.clone(), is_initializer, message)? else { continue };
                     if graph.tensors.len() == MAX_TENSORS {
                         return Err(bad(body.start, format!("there are more than {MAX_TENSORS} tensors")));
@@ -242,6 +253,9 @@ impl Graph {
                     }
                 }
             }
+        }
+        for tensor in &mut graph.tensors {
+            tensor.is_initializer &= names.get(tensor.name.as_bytes()) == Some(&false);
         }
         graph.prepack = graph.needs_prepacking(bytes)?;
         Ok(graph)
@@ -450,6 +464,10 @@ impl Tensor {
     fn read(bytes: &[u8], body: Range<usize>, is_initializer: bool, message: usize) -> Result<Option<Self>> {
         let start = body.start;
         let mut dims = Vec::new();
+        let mut push_dim = |dim| match dims.len() {
+            MAX_DIMS => Err(bad(start, format!("a tensor has more than {MAX_DIMS} dimensions"))),
+            _ => Ok(dims.push(dim)),
+        };
         let (mut number, mut name, mut is_external) = (0, &[][..], false);
         let (mut raw, mut raw_fields): (Option<Range<usize>>, Vec<Range<usize>>) = (None, Vec::new());
         let mut packed: Option<(u32, Range<usize>)> = None;
@@ -458,11 +476,11 @@ impl Tensor {
         let mut fields = Fields::new(bytes, body);
         while let Some(field) = fields.next()? {
             match (field.number, field.value) {
-                (1, Value::Varint(dim)) => dims.push(dim),
+                (1, Value::Varint(dim)) => push_dim(dim)?,
                 (1, Value::Bytes { body, .. }) => {
                     let mut at = body.start;
                     while at < body.end {
-                        dims.push(varint(bytes, &mut at, body.end)?);
+                        push_dim(varint(bytes, &mut at, body.end)?)?;
                     }
                 }
                 // Protobuf cuts an enum's or int32's varint to its low 32 bits.
@@ -483,7 +501,13 @@ impl Tensor {
                     location_fields.push(field.range);
                 }
                 (14, Value::Varint(value)) => {
-                    is_external = value == 1;
+                    // ORT's protobuf passes over a place that has no name. What it reads as external must be read so here: else its
+                    // location would come to ORT unchecked.
+                    match value as i32 {
+                        0 => is_external = false,
+                        1 => is_external = true,
+                        _ => {}
+                    }
                     location_fields.push(field.range);
                 }
                 _ => {}
@@ -535,6 +559,18 @@ impl Tensor {
         cuts.sort_by_key(|cut| cut.start);
         Ok(Some(Self { name, data_type, dims, is_initializer, data, message, cuts }))
     }
+}
+
+/// The name of the `TensorProto` that is `body`.
+fn name_of(bytes: &[u8], body: Range<usize>) -> Result<&[u8]> {
+    let mut name = &[][..];
+    let mut fields = Fields::new(bytes, body);
+    while let Some(field) = fields.next()? {
+        if let (8, Value::Bytes { body, .. }) = (field.number, field.value) {
+            name = &bytes[body];
+        }
+    }
+    Ok(name)
 }
 
 struct External;

@@ -327,6 +327,41 @@ fn only_initializers_of_the_main_graph_have_names_to_give_values_by() {
     assert_eq!(initializers, [false, false, false, true, false]);
 }
 
+#[test]
+fn where_data_is_said_to_be_is_read_as_protobuf_reads_it() {
+    let of = |places: &[u64]| {
+        let entries = entry("location", "../../secret");
+        let places: Vec<u8> = places.iter().flat_map(|place| number(14, *place)).collect();
+        let bytes = model(&[bytes(5, &[tensor("w", 1, &[1]), entries, places].concat())]);
+        Graph::scan(&bytes).unwrap().tensors().iter().any(|tensor| matches!(tensor.data(), Data::External { .. }))
+    };
+    // The last one counts; of its bits the low 32; and a place ONNX has no name for is passed over.
+    for (places, is_external) in [
+        (&[][..], false),
+        (&[1], true),
+        (&[0, 1], true),
+        (&[1, 0], false),
+        (&[1 << 32 | 1], true),
+        (&[1 << 32], false),
+        (&[1, 2], true),
+        (&[2], false),
+        (&[1, u64::MAX], true),
+    ] {
+        assert_eq!(of(places), is_external, "{places:?}");
+    }
+}
+
+#[test]
+fn initializers_that_share_a_name_have_none_to_give_values_by() {
+    let weight = |name: &str| bytes(5, &raw(name, 1, &[256], &[0; 1024]));
+    // Also with one too small to be looked at: the last of them is what the graph means.
+    let small = bytes(5, &tensor("b", 1, &[0]));
+    let source = model(&[weight("a"), weight("b"), weight("a"), weight("c"), small]);
+    let graph = Graph::scan(&source).unwrap();
+    let named: Vec<_> = graph.tensors().iter().map(|tensor| (tensor.name(), tensor.is_initializer())).collect();
+    assert_eq!(named, [("a", false), ("b", false), ("a", false), ("c", true)]);
+}
+
 // -- what is refused -----------------------------------------------------------------------------------------------
 
 fn refusal(bytes: &[u8]) -> String {
@@ -357,6 +392,18 @@ fn graphs_that_contradict_themselves_are_refused_with_the_numbers() {
         (refusal(&[model(&[]), model(&[])].concat()), "field 7 of a Model is there twice"),
     ] {
         assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn a_tensor_of_a_million_dimensions_is_refused_in_a_line() {
+    let dims = vec![1; 1 << 20];
+    let packed = |name: &str| [bytes(1, &dims), number(2, 1), bytes(8, name.as_bytes())].concat();
+    for body in
+        [[packed("w"), bytes(9, &[0; 2048])].concat(), [packed("w"), entry("location", "x"), number(14, 1)].concat(), packed("w")]
+    {
+        let said = refusal(&model(&[bytes(5, &body)]));
+        assert!(said.contains("dimensions") && said.len() < 200, "{said:.200}");
     }
 }
 
