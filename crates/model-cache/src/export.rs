@@ -55,8 +55,8 @@ impl ModelCache {
     /// only when it is whole.
     ///
     /// # Errors
-    /// [`Error::NotInStore`]; [`Error::FileNotFound`] for a glob that matches nothing; [`Error::TargetExists`], with nothing written,
-    /// unless `force` is set; [`Error::Io`]; [`Error::TargetFull`].
+    /// [`Error::NotInStore`]; [`Error::FileNotFound`] for a glob that matches nothing; [`Error::InvalidOption`] for a folder in the store
+    /// itself; [`Error::TargetExists`] unless `force` is set, each with nothing written; [`Error::Io`]; [`Error::TargetFull`].
     pub fn export(&self, repo: &str, globs: &[String], to: &Path, options: &ExportOptions) -> Result<ExportReport> {
         let spec: RepoSpec = repo.parse()?;
         let globs = Globs::new(globs)?;
@@ -71,6 +71,19 @@ impl ModelCache {
         let Some((pinned, mut files)) = chosen else { return Err(Error::NotInStore { repo: spec }) };
         globs.each_matches(&spec.repo, pinned.commit.as_ref(), files.iter().map(|(path, _)| path.as_str()))?;
         files.retain(|(path, _)| globs.is_empty() || globs.matches(path.as_str()));
+        let own = self.store().folder();
+        let own = fs::canonicalize(own).map_err(|source| io_error("find", own, source, 0))?;
+        // A file may be called as one of the store's own. Also where a link leads there.
+        let mut folders: Vec<PathBuf> =
+            files.iter().filter_map(|(path, _)| Some(to.join(path.as_str()).parent()?.to_owned())).collect();
+        folders.dedup();
+        for folder in folders {
+            let real = real_folder(&folder).map_err(|source| io_error("find", &folder, source, 0))?;
+            if real.starts_with(&own) {
+                let reason = format!("{} lies in the store itself, whose files are its own", real.display());
+                return Err(Error::InvalidOption { name: "to", value: to.display().to_string(), reason });
+            }
+        }
         if !options.force {
             for (path, _) in &files {
                 let target = to.join(path.as_str());
@@ -116,6 +129,19 @@ impl ModelCache {
         report.method = method.or((inline_files > 0).then_some(CopyMethod::Copy));
         Ok(report)
     }
+}
+
+/// Where `folder` is, or would be made: that of what is there of its path, links followed.
+fn real_folder(folder: &Path) -> io::Result<PathBuf> {
+    let folder = std::path::absolute(folder)?;
+    for there in folder.ancestors() {
+        match fs::canonicalize(there) {
+            // What is in the way of the rest is told when it is made.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            real => return real,
+        }
+    }
+    Ok(folder)
 }
 
 /// How the extents of one file were written.

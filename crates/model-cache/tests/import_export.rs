@@ -124,6 +124,30 @@ fn an_export_replaces_nothing_unless_told_to_and_writes_nothing_then() {
 }
 
 #[test]
+fn nothing_is_exported_into_the_store_itself_whatever_the_files_are_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("in");
+    for name in ["model_cache_chunks/mdbx.dat", "leases"] {
+        write(&source.join(name), 1, 100_000);
+    }
+    let store = dir.path().join("store");
+    let cache = local(&store);
+    cache.import("org/local", &[source], &ImportOptions::default()).unwrap();
+    let force = ExportOptions { force: true, ..ExportOptions::default() };
+    let (link, out) = (dir.path().join("link"), dir.path().join("out"));
+    symlink(&store, &link).unwrap();
+    fs::create_dir(&out).unwrap();
+    symlink(store.join("model_cache_chunks"), out.join("model_cache_chunks")).unwrap();
+    for to in [store.clone(), store.join("new/folder"), link, store.join("../store"), out.clone()] {
+        let error = cache.export("org/local", &[], &to, &force).unwrap_err();
+        assert!(matches!(&error, Error::InvalidOption { name: "to", .. }), "{}: {error}", to.display());
+    }
+    assert!(!store.join("new").exists() && fs::read_dir(&out).unwrap().count() == 1);
+    assert_sound(&cache);
+    assert_eq!(cache.export("org/local", &["leases".to_owned()], &out, &force).unwrap().files, 1);
+}
+
+#[test]
 fn what_cannot_be_imported_is_refused_by_name_and_nothing_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let cache = local(&dir.path().join("store"));
