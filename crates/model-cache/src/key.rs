@@ -117,6 +117,12 @@ pub(crate) fn derived_prefix(source_key: &str) -> String {
     format!("{DERIVED}{}:", source_key.strip_prefix("blob:").unwrap_or(source_key))
 }
 
+/// The key of the blob that the derived value at `derived_key` was made of; `None` for another blob's key.
+pub(crate) fn source_of_derived(derived_key: &str) -> Option<String> {
+    let (digest, _) = derived_key.strip_prefix(DERIVED)?.rsplit_once(':')?;
+    Some(format!("blob:{digest}"))
+}
+
 /// What the keys of derived values begin with.
 pub(crate) const DERIVED: &str = "derived:";
 
@@ -184,6 +190,8 @@ mod tests {
         let derived = derived("blob:sha256:00ff", "1234");
         assert_eq!(derived, "derived:sha256:00ff:1234");
         assert!(derived.starts_with(&derived_prefix("blob:sha256:00ff")));
+        assert_eq!(source_of_derived(&derived).as_deref(), Some("blob:sha256:00ff"));
+        assert_eq!(source_of_derived("blob:sha256:00ff"), None);
         assert!(is_derived_home(&derived_home(&derived)) && is_derived_home(&apart(&derived_home(&derived), 9)));
         assert!(!is_derived_home(&home) && parse_home(&derived_home(&derived)).is_none());
         assert_eq!(meta(&PinnedRepo::import("a/b".parse().unwrap()), &"c".parse().unwrap()), "meta:a/b:c");

@@ -132,11 +132,18 @@ impl Store {
         let _room = self.ballast.give_up_if_needed().attempted(writing)?;
         let mut removed = Removed::default();
         // By the rows, not by their markers: a marker may be damaged.
-        for (blob_key, blob) in self.all_blobs()? {
-            if matches!(blob.state, BlobState::Doomed | BlobState::Freeing) {
-                let freed = self.free_blob(&blob_key, blob.id)?;
-                removed.add(freed, blob.size_bytes);
-            }
+        let blobs = self.all_blobs()?;
+        let keys: HashSet<&str> = blobs.iter().map(|(blob_key, _)| blob_key.as_str()).collect();
+        // Every removal dooms what was derived of its content, but one by a program that knows of none.
+        let has_lost_its_source =
+            |blob_key| key::source_of_derived(blob_key).is_some_and(|source| !keys.contains(source.as_str()));
+        for (blob_key, blob) in &blobs {
+            let freed = match blob.state {
+                BlobState::Doomed | BlobState::Freeing => self.free_blob(blob_key, blob.id)?,
+                BlobState::Sealed if has_lost_its_source(blob_key) => self.drop_derived(blob_key, blob.id)?,
+                BlobState::Sealed | BlobState::Filling => continue,
+            };
+            removed.add(freed, blob.size_bytes);
         }
         self.free_fills(self.all_blobs()?, |_| true, &mut removed)?;
         removed.freed_bytes += self.free_orphans()?;

@@ -534,3 +534,21 @@ fn a_derived_value_whose_header_is_damaged_is_made_anew_by_the_next_who_asks() {
     assert_eq!((value.as_slice()[0], value.as_slice()[VALUE_BYTES as usize - 1]), (1, 6));
     assert_eq!(count_blobs(&store), 2);
 }
+
+#[test]
+fn gc_frees_a_derived_value_whose_source_is_gone_and_leaves_those_whose_source_is_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    seal(&store, PATH, &vec![7; 6 << 20]);
+    let source = read(&store, PATH).unwrap().unwrap();
+    drop(derive(&store, view_of(&source)).unwrap());
+    assert_eq!((store.collect_garbage().unwrap().freed_bytes, count_blobs(&store)), (0, 2));
+    // As a program leaves it that knows no derived values, and removes the file.
+    let (blob_key, blob) = the_derived(&store);
+    let row = blob_key.replace(&digest_of(&vec![7; 6 << 20]).to_string(), &digest_of(b"removed").to_string());
+    let txn = store.begin_write().unwrap();
+    txn.delete(&BLOBS, &blob_key).unwrap();
+    txn.put(&BLOBS, &row, &blob).unwrap();
+    store.commit(txn).unwrap();
+    assert_eq!((store.collect_garbage().unwrap().freed_bytes, count_blobs(&store)), (VALUE_BYTES, 1));
+}
