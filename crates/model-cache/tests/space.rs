@@ -229,3 +229,28 @@ async fn a_pull_that_has_its_space_goes_on_with_less_free_than_a_reservation_nee
     assert!(holds(&cache, REPO, "model.gguf", &Content::seeded(1, 60 * MIB)));
     assert_sound(&cache);
 }
+
+#[test]
+fn ranges_the_disk_has_no_room_for_are_not_gathered_and_leave_nothing_behind() {
+    let Some(disk) = small_disk("ranges_the_disk_has_no_room_for_are_not_gathered_and_leave_nothing_behind") else { return };
+    let store = disk.join("store");
+    let cache = local(&store);
+    import(&cache, "org/a", 1, 60 * MIB).unwrap();
+    let file = cache.get_file("org/a", "file").unwrap().unwrap();
+    let range = 1..50 * MIB;
+    let gather = || cache.gather(&file, std::slice::from_ref(&range)).unwrap();
+    let filler = fill(&disk);
+    assert!(gather().is_none());
+    // Room for the records, and for part of it.
+    for free in [MIB, 30 * MIB] {
+        let size = fs::metadata(&filler).unwrap().len();
+        fs::File::options().write(true).open(&filler).unwrap().set_len(size - free).unwrap();
+        assert!(gather().is_none());
+        let stats = cache.stats().unwrap();
+        assert_eq!((stats.derived_bytes, stats.filling_bytes, stats.doomed_bytes), (0, 0, 0), "with {free} bytes free");
+    }
+    fs::remove_file(&filler).unwrap();
+    let gathered = gather().unwrap();
+    assert_eq!(gathered.size_bytes(), range.end - range.start);
+    assert_sound(&cache);
+}
