@@ -464,3 +464,39 @@ fn who_unmounts_it_from_outside_ends_it() {
     assert!(umount.join().unwrap());
     assert_eq!(unmounter.unmount().unwrap(), Unmounted::Gone);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_only_look_special_and_revisions_with_slashes_are_paths_like_any_other() {
+    let long = "n".repeat(255);
+    let longer = "m".repeat(300);
+    let names =
+        ["...", "a@b", "a b%20:c", "refs/pr/1/x", "Upper", "ä", "a\u{308}", ".hidden/x", &long, &longer, "m/model.gguf@main"];
+    let files = |seed: u64| names.iter().map(move |name| hub_fixture::File::new(*name, Content::seeded(seed, 70_000)));
+    let hub =
+        Hub::start(vec![Repo::new("org/m").branch("main", files(1)).pull_request(1, files(2)).branch("feature/x", files(3))]);
+    let mut machine = Machine::new();
+    machine.cache = ModelCache::builder(machine.path("hub-store")).endpoint(&hub.endpoint()).open().unwrap();
+    for repo in ["org/m", "org/m@refs/pr/1", "org/m@feature/x"] {
+        machine.cache.pull(repo).all(true).run().await.unwrap();
+    }
+    let repos = ["org/m", "org/m@refs/pr/1", "org/m@feature/x"].map(|repo| repo.parse().unwrap()).to_vec();
+    let Some(_mount) = machine.mount_on("mnt", MountOptions { repos, ..MountOptions::default() }) else { return };
+    let folder = machine.path("mnt");
+    let mut expected = BTreeMap::new();
+    for (seed, repo) in [(1, "org/m"), (2, "org/m@refs/pr/1"), (3, "org/m@feature/x")] {
+        for name in names {
+            expected.insert(format!("{repo}/{name}"), 70_000);
+            let path = folder.join(repo).join(name);
+            assert!(fs::read(&path).unwrap() == bytes(seed, 70_000), "{path:?}");
+        }
+    }
+    assert_eq!(files_below(&folder), expected);
+    let file = File::open(folder.join("org/m/Upper")).unwrap();
+    for (offset, count) in [(69_999, 1), (70_000, 0), (70_001, 0), (i64::MAX as u64 - 10, 0)] {
+        assert_eq!(file.read_at(&mut [0; 10], offset).unwrap(), count, "{offset}");
+    }
+    for name in ["org/m/UPPER", "org/m/a@b/", "org/m@refs", "org/m@refs/pr/2", "org/m@main", "org/m/\u{e4}\u{308}"] {
+        let is_there = fs::metadata(folder.join(name)).is_ok();
+        assert_eq!(is_there, name == "org/m@refs", "{name}");
+    }
+}
