@@ -475,7 +475,7 @@ async fn names_that_only_look_special_and_revisions_with_slashes_are_paths_like_
     let hub =
         Hub::start(vec![Repo::new("org/m").branch("main", files(1)).pull_request(1, files(2)).branch("feature/x", files(3))]);
     let mut machine = Machine::new();
-    machine.cache = ModelCache::builder(machine.path("hub-store")).endpoint(&hub.endpoint()).open().unwrap();
+    machine.cache = ModelCache::builder(machine.path("hub-store")).endpoint(hub.endpoint()).open().unwrap();
     for repo in ["org/m", "org/m@refs/pr/1", "org/m@feature/x"] {
         machine.cache.pull(repo).all(true).run().await.unwrap();
     }

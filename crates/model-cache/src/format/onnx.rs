@@ -464,9 +464,12 @@ impl Tensor {
     fn read(bytes: &[u8], body: Range<usize>, is_initializer: bool, message: usize) -> Result<Option<Self>> {
         let start = body.start;
         let mut dims = Vec::new();
-        let mut push_dim = |dim| match dims.len() {
-            MAX_DIMS => Err(bad(start, format!("a tensor has more than {MAX_DIMS} dimensions"))),
-            _ => Ok(dims.push(dim)),
+        let mut push_dim = |dim| {
+            if dims.len() == MAX_DIMS {
+                return Err(bad(start, format!("a tensor has more than {MAX_DIMS} dimensions")));
+            }
+            dims.push(dim);
+            Ok(())
         };
         let (mut number, mut name, mut is_external) = (0, &[][..], false);
         let (mut raw, mut raw_fields): (Option<Range<usize>>, Vec<Range<usize>>) = (None, Vec::new());
