@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use hub_fixture::{Content, Fault, Hub, Repo, Target};
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::FileExt, path::Path, time::Duration};
 use tabagent_model_cache::*;
 
 #[test]
@@ -25,7 +25,7 @@ fn assert_nothing_leaked(cache: &ModelCache, after: &str) {
     assert_eq!(again.freed_bytes, 0, "{after}: {again:?}");
     let stats = cache.stats().unwrap();
     assert_eq!((stats.filling_bytes, stats.doomed_bytes), (0, 0), "{after}: {stats:?}");
-    assert!(stats.disk_bytes < stats.live_bytes + 64 * MIB, "{after}: {stats:?}");
+    assert!(stats.disk_bytes < stats.live_bytes + stats.derived_bytes + 64 * MIB, "{after}: {stats:?}");
     let report = cache.verify(None, &[], &VerifyOptions::default()).unwrap();
     assert!(report.bad.is_empty(), "{after}: {:?}", report.bad);
 }
@@ -163,6 +163,50 @@ fn a_removal_killed_at_any_moment_is_finished_by_the_next_open() {
     }
     println!("{gone} of 14 removals had taken the name away before the kill");
     assert_nothing_leaked(&local(&store), "the kills");
+}
+
+#[test]
+fn a_gather_killed_at_any_moment_keeps_nobody_from_the_range_and_leaves_nothing_behind() {
+    const SIZE: u64 = 50 * MIB;
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path(), SIZE);
+    let store = dir.path().join("store");
+    let store_path = store.to_str().unwrap();
+    let cache = local(&store);
+    cache.import("org/local", &[source.into()], &ImportOptions::default()).unwrap();
+    let file = cache.get_file("org/local", "model.bin").unwrap().unwrap();
+    let mut numbers = Numbers(6);
+    let (mut sealed, mut begun) = (0, 0);
+    for kill in 0..15_u64 {
+        // Another range each time, so that each has to be made.
+        let range = kill..40 * MIB;
+        let (from, to) = (range.start.to_string(), range.end.to_string());
+        let mut child = start(&["gather", store_path, "org/local", "model.bin", &from, &to]);
+        // Two of the same at once, both of which may be killed.
+        let mut second = start(&["gather", store_path, "org/local", "model.bin", &from, &to]);
+        child.hear("BEGUN");
+        sleep(0..[3_000, 40_000, 250_000][kill as usize % 3], &mut numbers);
+        child.kill();
+        second.kill();
+        let left = cache.stats().unwrap();
+        begun += u64::from(left.filling_bytes > 0);
+        sealed += u64::from(left.derived_bytes > 0);
+        // This process had the store open all along, and frees what was begun by the asking alone.
+        let gathered = cache.gather(&file, std::slice::from_ref(&range)).unwrap().unwrap();
+        let data_file = fs::File::open(gathered.data_file().unwrap()).unwrap();
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        data_file.read_exact_at(&mut bytes, gathered.offsets()[0].unwrap()).unwrap();
+        assert!(bytes == file[range.start as usize..range.end as usize], "kill {kill}");
+        assert_nothing_leaked(&cache, &format!("kill {kill}"));
+        // Gone with its file's name, which comes back.
+        let stats = cache.stats().unwrap();
+        assert_eq!((stats.live_bytes, stats.derived_bytes, stats.filling_bytes), (SIZE, gathered.size_bytes(), 0), "kill {kill}");
+        cache.delete_model("org/local").unwrap();
+        drop(gathered);
+        cache.import("org/local", &[dir.path().join("model.bin")], &ImportOptions::default()).unwrap();
+        assert_eq!(cache.stats().unwrap().derived_bytes, 0);
+    }
+    println!("{begun} were begun, {sealed} sealed when they were killed");
 }
 
 #[test]

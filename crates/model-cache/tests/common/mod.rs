@@ -222,6 +222,13 @@ pub(crate) fn obey() {
             cache.delete_model(repo).map(|removed| format!("{removed:?}"))
         }
         ["read", store, repo, path] => read(store, repo, path),
+        ["gather", store, repo, path, start, end] => {
+            let cache = local(Path::new(store));
+            let file = cache.get_file(repo, path).unwrap().expect("the file is here");
+            say("BEGUN");
+            let gathered = cache.gather(&file, std::slice::from_ref(&(start.parse().unwrap()..end.parse().unwrap())));
+            gathered.map(|gathered| format!("{:?}", gathered.map(|gathered| gathered.offsets().to_vec())))
+        }
         ["open", store] => ModelCache::builder(store).offline(true).open().map(|_| String::new()),
         ["status", store, repo, quant] => {
             let cache = local(Path::new(store));
