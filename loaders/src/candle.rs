@@ -114,11 +114,12 @@ impl<T: Plain + Send + Sync> QuantizedType for Borrowed<T> {
         }
         let row_blocks = hidden / T::BLCK_SIZE;
         let mut values = vec![0.0; ids.len() * hidden];
-        for (&id, values) in ids.iter().zip(values.chunks_exact_mut(hidden)) {
+        for (place, &id) in ids.iter().enumerate() {
             let row = id as usize;
             if row >= rows {
                 candle_core::bail!("embedding id {row} is out of range for {rows} rows");
             }
+            let values = &mut values[place * hidden..(place + 1) * hidden];
             T::to_float(&weights[row * row_blocks..(row + 1) * row_blocks], values);
         }
         Ok(CpuStorage::F32(values))

@@ -202,3 +202,19 @@ fn what_candle_can_not_take_is_refused_by_name() {
     let error = open_bytes(&small_gguf(8, 32, 33)).unwrap_err();
     assert!(matches!(error, Error::File(_)), "{error}");
 }
+
+#[test]
+fn rows_of_nothing_are_looked_up_as_nothing() {
+    let mut file = small_gguf(0, 32, 0);
+    // Five rows of no numbers, in place of one of 32.
+    let dimensions = [&1_u32.to_le_bytes()[..], &32_u64.to_le_bytes()].concat();
+    let at = file.windows(dimensions.len()).rposition(|window| window == dimensions).unwrap();
+    let empty = [&2_u32.to_le_bytes()[..], &0_u64.to_le_bytes(), &5_u64.to_le_bytes()].concat();
+    file.splice(at..at + dimensions.len(), empty);
+    file.resize(file.len().next_multiple_of(32), 0);
+    let tensors = open_bytes(&file).unwrap();
+    let rows = tensors["t"].embedding(&Tensor::new(&[4_u32, 0], &Device::Cpu).unwrap()).unwrap();
+    assert_eq!(rows.dims(), [2, 0]);
+    let error = tensors["t"].embedding(&Tensor::new(&[5_u32], &Device::Cpu).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("5 is out of range for 5 rows"), "{error}");
+}
