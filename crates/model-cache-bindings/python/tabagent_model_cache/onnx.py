@@ -105,6 +105,7 @@ def onnx_session(
     :raises FileNotInRepo: the model is not in the store; ``cache.download_quant`` or ``cache.download_file`` brings it.
     :raises NotFound: a file its graph names is not in the store, or is still being pulled.
     :raises FormatError: the graph is not a well-formed ONNX model, or names what is not beside it.
+    :raises IntegrityError: tensors across edges were to be kept once more, and the disk does not have what was stored of them.
     :raises InvalidInput: the options contradict each other, or what has to be set.
     :raises ImportError: the package ``onnxruntime`` is missing, or too old.
 
