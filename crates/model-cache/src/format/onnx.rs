@@ -187,7 +187,8 @@ impl Tensor {
         &self.dims
     }
 
-    /// Whether it is an initializer of the main graph, and no other has its name: those can be given their values by name.
+    /// Whether it is an initializer of the main graph: those have names by which a loader can be given their values, and no two of
+    /// them one name.
     pub fn is_initializer(&self) -> bool {
         self.is_initializer
     }
@@ -219,7 +220,8 @@ impl Graph {
     pub fn scan(bytes: &[u8]) -> Result<Self> {
         let mut graph = Self { tensors: Vec::new(), messages: Vec::new(), prepack: false };
         let mut walk = Walk::new(bytes);
-        // Of each initializer's name, whether it is there twice: ORT takes the last of them, and a value given by name for that one.
+        // Of each initializer's name, whether it is there twice: which of the two ORT takes depends on where their data is and how large
+        // it is, so that moving it would give another result.
         let mut names: HashMap<&[u8], bool> = HashMap::new();
         // Of each message being walked: its index, if it has one, and how many tensors there were before it.
         let mut open: Vec<(Option<usize>, usize)> = Vec::new();
@@ -254,8 +256,10 @@ impl Graph {
                 }
             }
         }
-        for tensor in &mut graph.tensors {
-            tensor.is_initializer &= names.get(tensor.name.as_bytes()) == Some(&false);
+        let twice = |tensor: &&Tensor| tensor.is_initializer && names.get(tensor.name.as_bytes()) == Some(&true);
+        if let Some(tensor) = graph.tensors.iter().find(twice) {
+            let reason = format!("two initializers are named \"{}\"; ONNX allows one of a name", printable(&tensor.name));
+            return Err(bad(graph.messages[tensor.message].body.start, reason));
         }
         graph.prepack = graph.needs_prepacking(bytes)?;
         Ok(graph)
