@@ -2,7 +2,7 @@
 
 use crate::errors;
 use pyo3::{
-    exceptions::{PyIndexError, PyTypeError},
+    exceptions::{PyIndexError, PyOverflowError, PyTypeError},
     prelude::*,
     sync::PyOnceLock,
     types::{PyMemoryView, PySlice, PyTuple},
@@ -96,18 +96,20 @@ impl ModelFile {
         if index.is_instance_of::<PySlice>() {
             return PyMemoryView::from(slf.as_any())?.get_item(index);
         }
-        let Ok(at) = index.extract::<isize>() else {
-            let kind = index.get_type().qualname()?;
-            return Err(PyTypeError::new_err(format!("a ModelFile is indexed by an int or a slice, not by {kind}")));
-        };
         let this = slf.get();
         let file = this.opened(py)?;
+        let outside = || PyIndexError::new_err(format!("byte {index} of {}, which has {}", this.name(), file.len()));
+        let at = match index.extract::<isize>() {
+            Ok(at) => at,
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) => return Err(outside()),
+            Err(_) => {
+                let kind = index.get_type().qualname()?;
+                return Err(PyTypeError::new_err(format!("a ModelFile is indexed by an int or a slice, not by {kind}")));
+            }
+        };
         let from_start = if at < 0 { at.checked_add_unsigned(file.len()) } else { Some(at) };
-        let byte = from_start.and_then(|at| usize::try_from(at).ok()).and_then(|at| file.get(at).copied());
-        match byte {
-            Some(byte) => Ok(byte.into_pyobject(py)?.into_any()),
-            None => Err(PyIndexError::new_err(format!("byte {at} of {}, which has {}", this.name(), file.len()))),
-        }
+        let byte = from_start.and_then(|at| usize::try_from(at).ok()).and_then(|at| file.get(at));
+        Ok(byte.ok_or_else(outside)?.into_pyobject(py)?.into_any())
     }
 
     /// A stream over the file, with a position of its own: a ModelReader, which is an io.RawIOBase.
