@@ -1,6 +1,6 @@
 //! An open store: the class `ModelCache`.
 
-use crate::{errors, file::ModelFile};
+use crate::{errors, file::ModelFile, log};
 use pyo3::{prelude::*, types::PyTuple};
 use std::{
     path::PathBuf,
@@ -27,6 +27,7 @@ impl ModelCache {
         if self.opened_by != std::process::id() {
             return Err(errors::forked(py, &self.name(), self.opened_by));
         }
+        log::hand_over(py)?;
         self.lock().clone().ok_or_else(|| errors::closed(py, &self.name()))
     }
 
@@ -38,7 +39,9 @@ impl ModelCache {
     ) -> PyResult<T> {
         let cache = self.opened(py)?;
         // The clone may be the last, if the cache is closed meanwhile: it is dropped before Python goes on.
-        py.detach(move || work(&cache)).map_err(|error| errors::raise(py, &error))
+        let result = py.detach(move || work(&cache));
+        log::hand_over(py)?;
+        result.map_err(|error| errors::raise(py, &error))
     }
 
     fn name(&self) -> String {
@@ -80,6 +83,7 @@ impl ModelCache {
             }
             Ok((store, builder.open()?))
         };
+        log::hand_over(py)?;
         let (store, cache) = py.detach(open).map_err(|error| errors::raise(py, &error))?;
         Ok(Self { store, opened_by: std::process::id(), cache: Mutex::new(Some(cache)) })
     }
@@ -110,7 +114,12 @@ impl ModelCache {
     /// Closes the store. Files opened from it stay valid.
     fn close(&self, py: Python<'_>) {
         let cache = self.lock().take();
-        py.detach(|| drop(cache));
+        if self.opened_by == std::process::id() {
+            py.detach(|| drop(cache));
+        } else {
+            // In a forked child its connections' locks may be held by a thread that is not here.
+            std::mem::forget(cache);
+        }
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -126,5 +135,11 @@ impl ModelCache {
     fn __repr__(&self) -> String {
         let closed = if self.closed() { ", closed" } else { "" };
         format!("<ModelCache {}{closed}>", self.store.display())
+    }
+}
+
+impl Drop for ModelCache {
+    fn drop(&mut self) {
+        Python::try_attach(|py| self.close(py));
     }
 }

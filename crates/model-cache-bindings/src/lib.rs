@@ -9,6 +9,7 @@ mod download;
 mod errors;
 mod file;
 mod keep;
+mod log;
 mod onnx;
 mod progress;
 mod runtime;
@@ -23,6 +24,7 @@ use pyo3::prelude::*;
 /// What of the package is written in Rust.
 #[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    log::begin();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<cache::ModelCache>()?;
     module.add_class::<file::ModelFile>()?;

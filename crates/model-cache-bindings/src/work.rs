@@ -1,7 +1,7 @@
 //! Something long that runs on threads of its own while Python waits, polls, or does something else: the class `Work`.
 
 use crate::{
-    errors,
+    errors, log,
     progress::{Mailbox, News},
     runtime, wait,
 };
@@ -33,6 +33,11 @@ enum Failure {
 pub(crate) struct Work {
     /// The process that described it: its threads are in no other.
     process: u32,
+    /// `None` only while `drop` runs.
+    inner: Option<Inner>,
+}
+
+struct Inner {
     /// Taken by `start`.
     task: Mutex<Option<Task>>,
     /// There once it has ended; taken by `result`.
@@ -67,7 +72,8 @@ impl Work {
             let value = task.await?;
             Ok(Box::new(move |py: Python<'_>| wrap(py, value)) as Wrap)
         });
-        Ok(Self { process: std::process::id(), task: Mutex::new(Some(task)), outcome: Arc::default(), line })
+        let inner = Inner { task: Mutex::new(Some(task)), outcome: Arc::default(), line };
+        Ok(Self { process: std::process::id(), inner: Some(inner) })
     }
 
     /// A question to the Hub: ends as soon as it is cancelled.
@@ -114,12 +120,18 @@ impl Work {
     /// # Errors
     /// `ForkedError`.
     pub(crate) fn news(&self, py: Python<'_>, patience: Duration) -> PyResult<News> {
-        self.check(py)?;
-        Ok(py.detach(|| self.line.mailbox.take(patience)))
+        let mailbox = &self.here(py)?.line.mailbox;
+        let news = py.detach(|| mailbox.take(patience));
+        log::hand_over(py)?;
+        Ok(news)
     }
 
-    fn check(&self, py: Python<'_>) -> PyResult<()> {
-        if self.process == std::process::id() { Ok(()) } else { Err(errors::forked(py, "this pull", self.process)) }
+    /// What is in it, in the process that described it: a lock in it may be held by a thread that is in no other.
+    fn here(&self, py: Python<'_>) -> PyResult<&Inner> {
+        match &self.inner {
+            Some(inner) if self.process == std::process::id() => Ok(inner),
+            _ => Err(errors::forked(py, "this pull", self.process)),
+        }
     }
 }
 
@@ -127,10 +139,10 @@ impl Work {
 impl Work {
     /// Begins it; nothing if it was begun.
     pub(crate) fn start(&self, py: Python<'_>) -> PyResult<()> {
-        self.check(py)?;
-        let Some(task) = lock(&self.task).take() else { return Ok(()) };
+        let inner = self.here(py)?;
+        let Some(task) = lock(&inner.task).take() else { return Ok(()) };
         let (runtime, _) = runtime::handle(py)?;
-        let (outcome, mailbox) = (Arc::clone(&self.outcome), Arc::clone(&self.line.mailbox));
+        let (outcome, mailbox) = (Arc::clone(&inner.outcome), Arc::clone(&inner.line.mailbox));
         let task = runtime.spawn(task);
         runtime.spawn(async move {
             let result = match task.await {
@@ -150,15 +162,13 @@ impl Work {
 
     /// Asks it to end; what has landed by then is kept.
     pub(crate) fn cancel(&self, py: Python<'_>) -> PyResult<()> {
-        self.check(py)?;
-        self.line.cancel.cancel();
+        self.here(py)?.line.cancel.cancel();
         Ok(())
     }
 
     /// A descriptor that is readable whenever there are news.
     fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
-        self.check(py)?;
-        Ok(self.line.mailbox.bell()?)
+        Ok(self.here(py)?.line.mailbox.bell()?)
     }
 
     /// The news there are: progress, events, whether it has ended.
@@ -182,8 +192,8 @@ impl Work {
 
     /// What it gave, once, after it has ended; its exception, if it failed.
     pub(crate) fn result(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.check(py)?;
-        match py.detach(|| lock(&self.outcome).take()) {
+        let outcome = &self.here(py)?.outcome;
+        match py.detach(|| lock(outcome).take()) {
             Some(Ok(wrap)) => wrap(py),
             Some(Err(Failure::Error(error))) => Err(errors::raise(py, &error)),
             Some(Err(Failure::Panic(words))) => {
@@ -196,20 +206,18 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
+        let Some(inner) = self.inner.take() else { return };
         if self.process == std::process::id() {
-            self.line.cancel.cancel();
+            inner.line.cancel.cancel();
         } else {
-            // In a forked child the token's lock may be held by a thread that is not here.
-            mem::forget(lock(&self.task).take());
-            mem::forget(mem::take(&mut self.outcome));
-            mem::forget(self.line.clone());
+            mem::forget(inner);
         }
     }
 }
 
 /// News as `waiting.py` has them. Events go through JSON: they are what `--progress json` prints.
 fn to_python(py: Python<'_>, news: News) -> PyResult<Bound<'_, PyTuple>> {
-    let events = news.events.into_iter().map(|event| serde_json::to_value(event)).collect::<Result<Vec<Value>, _>>();
+    let events = news.events.into_iter().map(serde_json::to_value).collect::<Result<Vec<Value>, _>>();
     let mut events = events.map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
     events.extend(news.last);
     let events = py.import("json")?.call_method1("loads", (Value::Array(events).to_string(),))?;

@@ -277,13 +277,24 @@ fn an_export_equals_what_was_served_and_an_import_comes_back() {
     machine.json(&["pull", REPO, "--all"]);
     let to = machine.path("out");
     let to_text = to.to_str().unwrap();
-    assert_eq!(machine.json(&["export", REPO, "*.gguf", "--to", to_text])["files"], 2);
+    let document = machine.json(&["export", REPO, "*.gguf", "--to", to_text]);
+    assert_eq!(document["files"], 2);
+    // Which way it was is this machine's affair; that it is said is ours.
+    let method = document["method"].as_str().unwrap();
+    assert!(["reflink", "copy_file_range", "copy"].contains(&method), "{document}");
+    assert_eq!(document["shared_bytes"], if method == "reflink" { 3 * MIB } else { 0 });
     let exported = std::fs::read(to.join("model-Q4_K_M.gguf")).unwrap();
     assert!(exported == *Content::seeded(1, 2 * MIB).read(0..2 * MIB).unwrap());
     let again = machine.run(["export", REPO, "*.gguf", "--to", to_text]);
     assert_eq!(again.code, 1);
     assert!(again.err.contains("hint: remove it, or export with --force"), "{again:?}");
-    assert_eq!(machine.run(["export", REPO, "*.gguf", "--to", to_text, "--force"]).code, 0);
+    let ran = machine.run(["export", REPO, "*.gguf", "--to", to_text, "--force"]);
+    let how = match method {
+        "reflink" => "blocks shared with the store: no space taken",
+        "copy_file_range" => "copied by the kernel",
+        _ => "copied",
+    };
+    assert_eq!((ran.code, ran.err), (0, format!("Exported 2 files, 3.00 MiB, to {to_text} ({how})\n")));
     std::fs::write(to.join("notes.txt"), "mine").unwrap();
     let imported = machine.json(&["import", "me/model", to_text]);
     assert_eq!((imported["files"].as_u64(), imported["here_bytes"].as_u64()), (Some(3), Some(3 * MIB)));

@@ -115,6 +115,9 @@ impl Error {
                 format!("modprobe fuse as root; for a container: --device /dev/fuse --cap-add SYS_ADMIN; {OTHERWISE}")
             }
             Self::NoFusermount { .. } => format!("install fuse3 (apt-get install fuse3), or run this as root; {OTHERWISE}"),
+            Self::NotPermitted { reason, .. } if reason.contains("user_allow_other") => {
+                "as root: echo user_allow_other >> /etc/fuse.conf; or mount without --allow-other".to_owned()
+            }
             Self::NotPermitted { .. } => format!(
                 "run this as root, or install fuse3; a container needs --device /dev/fuse --cap-add SYS_ADMIN; {OTHERWISE}"
             ),
@@ -128,4 +131,27 @@ fn quoted(path: &std::path::Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.-/@:+,=".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_a_machine_allows_no_mount_says_what_to_do_instead() {
+        let path = PathBuf::from("/a b");
+        let refused = |reason: &str| Error::NotPermitted { path: path.clone(), reason: reason.to_owned() };
+        for error in [Error::NoFuse { path: path.clone() }, Error::NoFusermount { path: path.clone() }, refused("no")] {
+            assert_eq!(error.kind(), ErrorKind::Other);
+            assert!(error.hint().unwrap().ends_with("; model-cache export writes real files instead"), "{error}");
+        }
+        let error = refused("fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf");
+        assert!(error.hint().unwrap().contains("without --allow-other"));
+    }
+
+    #[test]
+    fn a_command_of_a_hint_can_be_pasted() {
+        let error = Error::NotUnmounted { path: "/it's here".into(), reason: "no".to_owned() };
+        assert!(error.hint().unwrap().contains(r"umount -l '/it'\''s here' as root"));
+    }
 }

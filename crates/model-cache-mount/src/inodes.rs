@@ -71,3 +71,28 @@ impl Inodes {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    fn file(digest: &str) -> Arc<FileNode> {
+        let (repo, path) = ("o/n".into(), "x".parse().unwrap());
+        Arc::new(FileNode { repo, path, size_bytes: 1, digest: digest.to_owned(), created: SystemTime::UNIX_EPOCH })
+    }
+
+    #[test]
+    fn a_number_stands_for_one_content_at_one_path_for_ever() {
+        let inodes = Inodes::new();
+        assert_eq!(inodes.of_folder(""), ROOT);
+        let (old, new) = (inodes.of_file("o/n/x", &file("old")), inodes.of_file("o/n/x", &file("new")));
+        let elsewhere = inodes.of_file("o/m/x", &file("old"));
+        let folder = inodes.of_folder("o/n/x");
+        assert_eq!([ROOT, old, new, elsewhere, folder], [1, 2, 3, 4, 5]);
+        assert_eq!(inodes.of_file("o/n/x", &file("old")), old);
+        assert!(matches!(inodes.get(old), Some(Inode::File(file)) if file.digest == "old"));
+        assert!(matches!(inodes.get(folder), Some(Inode::Folder(path)) if &*path == "o/n/x"));
+        assert!(inodes.get(0).is_none() && inodes.get(6).is_none() && inodes.get(u64::MAX).is_none());
+    }
+}

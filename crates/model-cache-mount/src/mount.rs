@@ -312,7 +312,10 @@ fn refused(folder: &Path, error: io::Error) -> Error {
     }
     match error.kind() {
         io::ErrorKind::NotFound => Error::NoFusermount { path },
-        io::ErrorKind::PermissionDenied => Error::NotPermitted { path, reason: format!("/dev/fuse may not be used: {error}") },
+        // The system's own error; else it is fusermount3 who says why.
+        io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => {
+            Error::NotPermitted { path, reason: format!("/dev/fuse may not be used: {error}") }
+        }
         // ENODEV and ENXIO: the device file is there, the kernel's part is not.
         _ if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENODEV | Errno::ENXIO)) => Error::NoFuse { path },
         _ => Error::NotPermitted { path, reason: error.to_string().trim().to_owned() },

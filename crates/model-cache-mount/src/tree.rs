@@ -127,3 +127,80 @@ impl Tree {
         self.nodes.get(path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, time::Duration};
+
+    fn empty() -> Tree {
+        Tree { nodes: HashMap::from([("".to_owned(), Node::Folder(Folder::new()))]), files: 0, bytes: 0 }
+    }
+
+    fn file(path: &str, size_bytes: u64) -> FileNode {
+        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(size_bytes);
+        FileNode { repo: "o/n".into(), path: path.parse().unwrap(), size_bytes, digest: path.to_owned(), created }
+    }
+
+    fn listed(tree: &Tree, path: &str) -> Vec<String> {
+        let Some(Node::Folder(folder)) = tree.get(path) else { panic!("{path:?} is no folder") };
+        folder.listed().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_file_is_in_every_folder_above_it_whatever_the_order() {
+        // All paths of one to three parts of three names: many are folders of others, and then the first to come stays.
+        let names = ["a", "b", "a.b"];
+        let mut paths: Vec<String> = names.map(str::to_owned).to_vec();
+        for _ in 0..2 {
+            let longer: Vec<_> = paths.iter().flat_map(|path| names.map(|name| format!("{path}/{name}"))).collect();
+            paths.extend(longer);
+        }
+        paths.sort();
+        paths.dedup();
+        for round in 0..200_usize {
+            let mut order = paths.clone();
+            // Some of them, in an order of its own each round.
+            order.sort_by_key(|path| (path.len() * 31 + path.bytes().map(usize::from).sum::<usize>() * (round + 7)) % 101);
+            order.truncate(1 + round % paths.len());
+            let (mut tree, mut model) = (empty(), BTreeSet::<String>::new());
+            for (n, path) in order.iter().enumerate() {
+                tree.insert(&format!("o/n/{path}"), file(path, n as u64 + 1), 3, true);
+                let clash = model.iter().any(|other| {
+                    other == path || other.starts_with(&format!("{path}/")) || path.starts_with(&format!("{other}/"))
+                });
+                if !clash {
+                    model.insert(path.clone());
+                }
+            }
+            assert_eq!(tree.files, model.len() as u64);
+            let mut folders: HashMap<String, BTreeSet<String>> = HashMap::new();
+            for path in &model {
+                let full = format!("o/n/{path}");
+                assert!(matches!(tree.get(&full), Some(Node::File(file)) if file.path.as_str() == path), "{path}");
+                let mut below = full.as_str();
+                while !below.is_empty() {
+                    let name = below.rsplit('/').next().unwrap().to_owned();
+                    below = parent(below);
+                    folders.entry(below.to_owned()).or_default().insert(name);
+                }
+            }
+            assert_eq!(tree.nodes.len(), model.len() + folders.len());
+            for (folder, names) in folders {
+                assert_eq!(listed(&tree, &folder), names.into_iter().collect::<Vec<_>>(), "{folder:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_listed_is_there_and_counts_for_nothing() {
+        let mut tree = empty();
+        tree.insert("o/n/x/y", file("x/y", 10), 3, true);
+        tree.insert("o/n@c/x/y", file("x/y", 10), 5, false);
+        assert_eq!((listed(&tree, "o"), tree.files, tree.bytes), (vec!["n".to_owned()], 1, 10));
+        assert!(matches!(tree.get("o/n@c/x/y"), Some(Node::File(_))));
+        assert_eq!(listed(&tree, "o/n@c"), ["x"]);
+        let Some(Node::Folder(folder)) = tree.get("o") else { panic!() };
+        assert_eq!((folder.folders, folder.modified), (1, SystemTime::UNIX_EPOCH + Duration::from_secs(10)));
+    }
+}

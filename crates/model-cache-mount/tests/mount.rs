@@ -358,7 +358,7 @@ fn nothing_can_be_written() {
 async fn a_repo_shows_the_commit_local_reads_go_to_and_others_by_their_commit() {
     let hub = Hub::start(vec![Repo::new("org/model").file("config.json", "old").file("model.gguf", Content::seeded(1, MIB))]);
     let dir = tempfile::tempdir().unwrap();
-    let cache = ModelCache::builder(dir.path().join("store")).endpoint(&hub.endpoint()).offline(false).open().unwrap();
+    let cache = ModelCache::builder(dir.path().join("store")).endpoint(hub.endpoint()).offline(false).open().unwrap();
     cache.pull("org/model").all(true).run().await.unwrap();
     let old = hub.commit("org/model", "main").unwrap();
     let folder = dir.path().join("mnt");
