@@ -112,7 +112,9 @@ impl ModelCache {
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let (watch, globs, cache) = (Watch::new(None, cancel)?, several("files", files)?, self.opened(py)?);
-        let export = move |line: Line| cache.export(&repo, &globs, &to, &ExportOptions { force, cancel: Some(line.cancel) });
+        let export = move |line: Line| {
+            cache.export(&repo, &globs, &to, &ExportOptions { force, cancel: Some(line.cancel), ..ExportOptions::default() })
+        };
         let work = Work::blocking(py, export, |py, report| Ok(values::export_report(py, &report)?.unbind()))?;
         watch.run(py, &work)
     }
