@@ -5,8 +5,9 @@
 //! gguf_figures copied PATH             by path, as candle does it
 //! gguf_figures in-place STORE FILE     from the store
 //! ```
-//! The last two print `{"load_us":..,"private_bytes":..,"tensors":..,"product_private_bytes":..}`: time and RssAnon of the load,
-//! and RssAnon of a product with each matrix after it, which is where candle makes copies in another order.
+//! The last two print `{"load_us":..,"private_bytes":..,"tensors":..,"f16":{"private_bytes":..,"us":..},"f32":{..}}`: time and RssAnon
+//! of the load; then, for a row of either type, RssAnon of a first product with each matrix, which is where candle makes copies in
+//! another order, and the time of a second one.
 
 #![forbid(unsafe_code)]
 
@@ -54,15 +55,28 @@ fn measure(load: impl FnOnce() -> Result<Tensors, Box<dyn Error>>) -> Result<(),
     let begun = Instant::now();
     let tensors = load()?;
     let load_us = begun.elapsed().as_micros();
-    let loaded = private_bytes()?;
-    for matrix in tensors.values().filter(|tensor| tensor.rank() == 2) {
-        let (_, columns) = matrix.shape().dims2()?;
-        Tensor::ones((1, columns), DType::F32, &Device::Cpu)?.apply_op1_no_bwd(matrix)?;
-    }
-    let (load_bytes, product_bytes) = (loaded.saturating_sub(before), private_bytes()?.saturating_sub(loaded));
+    let load_bytes = private_bytes()?.saturating_sub(before);
+    let (f16, f32) = (products(&tensors, DType::F16)?, products(&tensors, DType::F32)?);
     let count = tensors.len();
-    println!(r#"{{"load_us":{load_us},"private_bytes":{load_bytes},"tensors":{count},"product_private_bytes":{product_bytes}}}"#);
+    println!(r#"{{"load_us":{load_us},"private_bytes":{load_bytes},"tensors":{count},"f16":{f16},"f32":{f32}}}"#);
     Ok(())
+}
+
+/// A row of ones times each matrix, twice.
+fn products(tensors: &Tensors, dtype: DType) -> Result<String, Box<dyn Error>> {
+    let all = || -> candle_core::Result<()> {
+        for matrix in tensors.values().filter(|tensor| tensor.rank() == 2) {
+            let (_, columns) = matrix.shape().dims2()?;
+            Tensor::ones((1, columns), dtype, &Device::Cpu)?.apply_op1_no_bwd(matrix)?;
+        }
+        Ok(())
+    };
+    let before = private_bytes()?;
+    all()?;
+    let private_bytes = private_bytes()?.saturating_sub(before);
+    let begun = Instant::now();
+    all()?;
+    Ok(format!(r#"{{"private_bytes":{private_bytes},"us":{}}}"#, begun.elapsed().as_micros()))
 }
 
 /// RssAnon.

@@ -30,7 +30,7 @@ use tabagent_model_cache::{
 ///   are, and multiplies F16 in half precision.
 /// - On x86-64 and arm64 the first product with some types is made with a copy in another order, which is kept: of candle-core
 ///   0.11 on x86-64, Q4_K, on machines with VNNI Q8_0, and for more than one row Q6_K, where rows are a multiple of 256 long and
-///   a multiple of 16 in number.
+///   a multiple of 16 in number. Rows of F16 are multiplied without, on one thread.
 ///
 /// # Errors
 /// [`Error::File`] if it is no GGUF; [`Error::UnknownType`] for a type candle does not have; [`Error::Misaligned`].

@@ -69,6 +69,21 @@ fn every_type_multiplies_in_place_as_candles_own_copy_does() {
 }
 
 #[test]
+fn a_row_in_half_precision_gives_the_same_but_for_rounding() {
+    let store = Store::of_gguf("gguf");
+    let mut tensors = open(&store);
+    for name in MATRICES.into_iter().filter(|name| *name != "across") {
+        let layer = example::layer(tensors.remove(name).unwrap());
+        let whole = values(&layer.forward(&rows(3, 512)).unwrap());
+        let half = values(&layer.forward(&rows(3, 512).to_dtype(DType::F16).unwrap()).unwrap());
+        let most = whole.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        for (whole, half) in whole.into_iter().zip(half) {
+            assert!((whole - half).abs() < most / 100.0, "{name}: {half}, not {whole}, of {most} at most");
+        }
+    }
+}
+
+#[test]
 fn every_type_reads_as_the_numbers_gguf_reads() {
     let store = Store::of_gguf("gguf");
     let tensors = open(&store);

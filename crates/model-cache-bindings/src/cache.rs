@@ -28,7 +28,9 @@ impl ModelCache {
             return Err(errors::forked(py, &self.name(), self.opened_by));
         }
         log::hand_over(py)?;
-        self.lock().clone().ok_or_else(|| errors::closed(py, &self.name()))
+        // Not with the lock held: to make an exception may let another Python thread run.
+        let cache = self.lock().clone();
+        cache.ok_or_else(|| errors::closed(py, &self.name()))
     }
 
     /// Does `work` with the open cache, other Python threads running meanwhile.

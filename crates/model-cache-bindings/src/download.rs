@@ -48,6 +48,12 @@ impl ModelCache {
         Watch::default().run(py, &work)
     }
 
+    /// As get_manifest, but None for a repo never scanned; never asks the Hub.
+    fn local_manifest<'py>(&self, py: Python<'py>, repo: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let manifest = self.with(py, |cache| cache.local_manifest(repo))?;
+        manifest.map(|manifest| values::manifest(py, &manifest)).transpose()
+    }
+
     /// Pulls all files of one quant; done when every one is here, verified and durable.
     #[pyo3(signature = (repo, quant, progress=None, cancel=None))]
     fn download_quant<'py>(

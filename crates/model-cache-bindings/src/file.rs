@@ -39,7 +39,9 @@ impl ModelFile {
     /// # Errors
     /// `ClosedError`.
     pub(crate) fn opened(&self, py: Python<'_>) -> PyResult<tabagent_model_cache::ModelFile> {
-        self.lock().clone().ok_or_else(|| errors::closed(py, &self.name()))
+        // Not with the lock held: to make an exception may let another Python thread run.
+        let file = self.lock().clone();
+        file.ok_or_else(|| errors::closed(py, &self.name()))
     }
 
     /// The file, as a message names it.

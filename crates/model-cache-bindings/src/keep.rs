@@ -101,7 +101,8 @@ impl ModelCache {
     }
 
     /// Writes files of a repo below a folder, as real files: an ExportReport.
-    #[pyo3(signature = (repo, to, files=None, force=false, cancel=None))]
+    #[allow(clippy::too_many_arguments, reason = "Python gives them by name")]
+    #[pyo3(signature = (repo, to, files=None, force=false, progress=None, cancel=None))]
     fn export<'py>(
         &self,
         py: Python<'py>,
@@ -109,11 +110,13 @@ impl ModelCache {
         to: PathBuf,
         files: Option<Bound<'py, PyAny>>,
         force: bool,
+        progress: Option<Bound<'py, PyAny>>,
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let (watch, globs, cache) = (Watch::new(None, cancel)?, several("files", files)?, self.opened(py)?);
+        let (watch, globs, cache) = (Watch::new(progress, cancel)?, several("files", files)?, self.opened(py)?);
         let export = move |line: Line| {
-            cache.export(&repo, &globs, &to, &ExportOptions { force, cancel: Some(line.cancel), ..ExportOptions::default() })
+            let options = ExportOptions { force, progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
+            cache.export(&repo, &globs, &to, &options)
         };
         let work = Work::blocking(py, export, |py, report| Ok(values::export_report(py, &report)?.unbind()))?;
         watch.run(py, &work)

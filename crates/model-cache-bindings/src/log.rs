@@ -16,6 +16,7 @@ use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span,
+    subscriber::Interest,
 };
 
 /// The logger of the package.
@@ -67,15 +68,15 @@ pub(crate) fn hand_over(py: Python<'_>) -> PyResult<()> {
 struct Queue;
 
 impl Subscriber for Queue {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Those of the libraries below tell of bytes and connections.
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        // Asked once a place that logs. Those of the libraries below tell of bytes and connections.
         let ours = matches!(metadata.target().split("::").next(), Some("tabagent_model_cache" | "storage"));
-        let wanted = match *metadata.level() {
-            Level::TRACE => false,
-            Level::DEBUG => DEBUG.load(Ordering::Relaxed),
-            _ => true,
-        };
-        ours && wanted && metadata.is_event()
+        // Whether Python wants DEBUG may change.
+        if ours && metadata.is_event() && *metadata.level() <= Level::DEBUG { Interest::sometimes() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO || DEBUG.load(Ordering::Relaxed)
     }
 
     fn event(&self, event: &Event<'_>) {

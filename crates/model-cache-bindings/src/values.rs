@@ -177,6 +177,8 @@ pub(crate) fn export_report<'py>(py: Python<'py>, report: &ExportReport) -> PyRe
     record!(py, "ExportReport", {
         files: report.files,
         size_bytes: report.bytes,
+        method: report.method.map(|method| method.as_str()),
+        shared_bytes: report.shared_bytes,
         paths: report.paths.iter().map(|path| text(path)).collect::<Vec<_>>(),
         unfinished: &report.unfinished,
     })

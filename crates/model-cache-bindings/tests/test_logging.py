@@ -16,6 +16,8 @@ Open = Callable[..., ModelCache]
 def test_what_a_pull_does_is_logged_to_the_packages_logger_where_that_wants_it(
     open_cache: Open, hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
+    open_cache(hub, store="quiet").scan_repo(REPO)
+    assert caplog.records == []
     caplog.set_level(logging.DEBUG, logger="tabagent_model_cache")
     open_cache(hub).download_file(REPO, "config.json")
     asked = [record for record in caplog.records if record.getMessage().startswith("asking")]

@@ -216,8 +216,11 @@ cache = ModelCache({str(tmp_path / "store")!r}, endpoint={slow_hub.endpoint!r})
 
 
 def test_ctrl_c_ends_a_program_that_waits_for_a_pull(slow_hub: Hub, tmp_path: Path) -> None:
+    # A shell that runs the tests in the background has its programs ignore Ctrl-C.
     program = f"""
+import signal
 from tabagent_model_cache import ModelCache
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cache = ModelCache({str(tmp_path / "store")!r}, endpoint={slow_hub.endpoint!r})
 cache.download_file({REPO!r}, {BIG!r}, lambda loaded, total: print(loaded, flush=True))
 """
@@ -248,3 +251,28 @@ def test_threads_that_pull_the_same_are_each_given_a_report(open_cache: Open, hu
     for thread in threads:
         thread.join()
     assert len(reports) == 4 and sum(report.fetched_bytes for report in reports) == len(hub.content(BIG))
+
+
+def test_threads_that_meet_a_closed_cache_and_a_fresh_runtime_do_not_wait_for_each_other(tmp_path: Path, hub: Hub) -> None:
+    # With a switch of threads at almost every step of Python's, in a process whose first work this is.
+    program = f"""
+import sys, threading
+from tabagent_model_cache import ClosedError, ModelCache
+sys.setswitchinterval(1e-6)
+cache = ModelCache({str(tmp_path / "store")!r}, endpoint={hub.endpoint!r})
+closed = ModelCache({str(tmp_path / "store")!r})
+closed.close()
+def work():
+    for _ in range(20):
+        cache.scan_repo({REPO!r})
+        try:
+            closed.list()
+        except ClosedError:
+            pass
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("done\n", "")

@@ -94,10 +94,16 @@ def test_a_pull_can_be_cancelled_from_another_thread(
 
 def test_ctrl_c_ends_a_pull_and_the_next_one_goes_on(open_cache: Open, slow_hub: Hub, hub: Hub) -> None:
     cache = open_cache(slow_hub)
+    # A shell that runs the tests in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        cache.download_file(REPO, BIG)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cache.download_file(REPO, BIG)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
     report = open_cache(hub).download_file(REPO, BIG)
     assert report.total_bytes == len(hub.content(BIG))
 

@@ -66,7 +66,9 @@ def test_values_survive_json_pickle_and_copies_and_equal_what_they_say(cache: Mo
 
 
 def test_a_manifest_reads_as_the_dict_people_know(cache: ModelCache) -> None:
+    assert cache.local_manifest(GGUF) is None
     manifest = cache.get_manifest(GGUF)
+    assert cache.local_manifest(GGUF) == manifest
     quant = manifest["quants"]["Q4_K_M"]
     assert quant["status"] == "available" and quant["downloaded_size"] == 0 and quant["total_size"] > 3 << 20
     assert quant["files"] == ["config.json", "model-Q4_K_M.gguf"] == manifest.quants["Q4_K_M"].files

@@ -113,6 +113,9 @@ class ModelCache:
         :raises ModelCacheError: as :meth:`scan_repo`.
         """
 
+    def local_manifest(self, repo: str) -> Manifest | None:
+        """As :meth:`get_manifest`, but None for a repo never scanned; never asks the Hub."""
+
     def download_quant(
         self, repo: str, quant: str, progress: _Progress | None = None, cancel: Cancel | None = None
     ) -> PullReport:
@@ -246,12 +249,14 @@ class ModelCache:
         to: _Path,
         files: str | Iterable[str] | None = None,
         force: bool = False,
+        progress: _Progress | None = None,
         cancel: Cancel | None = None,
     ) -> ExportReport:
         """Writes the files of ``repo`` below the folder ``to``, under their own paths, by the cheapest way the file system offers.
 
         :param files: globs; Default: all.
         :param force: whether files that exist are replaced.
+        :param progress: called with bytes written and bytes in all, in this thread.
         :raises AlreadyExists: a file exists; nothing was written.
         :raises NotInStore: nothing of ``repo`` is here.
         """

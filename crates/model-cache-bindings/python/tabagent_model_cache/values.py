@@ -275,6 +275,11 @@ class ExportReport(Record):
     #: How many files.
     files: int
     size_bytes: int
+    #: How their content came there: ``"reflink"`` (disk blocks shared with the store), ``"copy_file_range"`` (copied by the kernel) or ``"copy"``;
+    #: the costliest way that was needed. None if nothing was exported.
+    method: str | None
+    #: Bytes that share their disk blocks with the store and take no space of their own.
+    shared_bytes: int
     #: The files written.
     paths: list[str]
     #: Files of the repo that were begun and are not complete, so not exported.
