@@ -84,12 +84,13 @@ class StoreSession(ort.InferenceSession):  # type: ignore[misc, unused-ignore]
     ) -> None:
         # Called by __init__, and by set_providers, for a session in place of the one before.
         plan = self._store_plan
-        options = self._make_store_options()
-        if entry(options, DISABLE_PREPACKING) is None:
-            on = plan.prepack if self._store_prepack is None else self._store_prepack
-            options.add_session_config_entry(DISABLE_PREPACKING, "0" if on else "1")
+        # What ORT gets, and what get_session_options tells: without what is ours.
+        options, told = self._make_store_options(), self._make_store_options()
+        for each in (options, told):
+            if entry(each, DISABLE_PREPACKING) is None:
+                on = plan.prepack if self._store_prepack is None else self._store_prepack
+                each.add_session_config_entry(DISABLE_PREPACKING, "0" if on else "1")
         self.store_report["prepack"] = entry(options, DISABLE_PREPACKING) != "1"
-        told = copy(options)
         if plan.data_file is not None:
             options.add_session_config_entry(FOLDER, str(plan.data_file.parent))
         _inject(options, plan)

@@ -71,7 +71,7 @@ def onnx_session(
     ``providers``: as of ``InferenceSession``.
 
     ``session_options``: a ``SessionOptions``, of which a copy is used, so that nothing of this session gets into the next one made with
-    it; or a function that makes one, called for each session. It has to be a function where custom operators or providers were
+    it; or a function that makes one, called for each session, more than once. It has to be a function where custom operators or providers were
     registered with the options, which a copy loses.
 
     ``align``: whether a tensor is copied that does not begin at a multiple of its element's size. ``None``: not on x86-64, where results
