@@ -13,8 +13,8 @@ type Held = tabagent_model_cache::ModelFile;
 #[pymethods]
 impl ModelFile {
     /// Fills in `view`: all bytes of the file, read-only, in place. The view holds the file, and so its lease, until
-    /// `__releasebuffer__` is called for it, which Python does when the last memoryview or array over it is gone; closing the file
-    /// meanwhile changes nothing for it.
+    /// `__releasebuffer__` is called for it, which Python does when the last memoryview or array over it is gone; closing the
+    /// file meanwhile changes nothing for it.
     ///
     /// # Safety
     /// To be called by Python alone, as `bf_getbuffer`: `view` is null or points to a `Py_buffer` that may be written.
@@ -31,11 +31,12 @@ impl ModelFile {
             return Err(PyBufferError::new_err(format!("{} bytes are more than a buffer can have", held.len())));
         };
         let start = held.as_ptr().cast::<c_void>().cast_mut();
-        // SAFETY: `view` may be written. `slf` is alive, and FillInfo takes a reference of its own to it. `start` and `size_bytes` are
-        // those of one live slice (of an empty one nothing is read), which neither moves nor is written while a clone of the
-        // file lives, and the view keeps one, below. The 1 says read-only: Python lets nobody write through it, and who asks
-        // for a writable view gets a BufferError here. What would break it: a program that writes into the store's data file
-        // behind the store's back, which would show in the bytes, as with every memory-mapped file.
+        // SAFETY: `view` may be written. `slf` is alive, and FillInfo takes a reference of its own to it. `start` and
+        // `size_bytes` are those of one live slice (of an empty one nothing is read), which neither moves nor is written
+        // while a clone of the file lives, and the view keeps one, below. The 1 says read-only: Python lets nobody write
+        // through it, and who asks for a writable view gets a BufferError here. What would break it: a program that writes
+        // into the store's data file behind the store's back, which would show in the bytes, as with every memory-mapped
+        // file.
         let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, size_bytes, 1, flags) };
         if filled != 0 {
             return Err(PyErr::fetch(py));
@@ -50,8 +51,8 @@ impl ModelFile {
     /// # Safety
     /// To be called by Python alone, as `bf_releasebuffer`: once for each view `__getbuffer__` filled in.
     unsafe fn __releasebuffer__(&self, py: Python<'_>, view: *mut ffi::Py_buffer) {
-        // SAFETY: `view` was filled in by `__getbuffer__`, so `internal` came from `Box::into_raw`, and this is the one call that takes
-        // it back (condition of this function).
+        // SAFETY: `view` was filled in by `__getbuffer__`, so `internal` came from `Box::into_raw`, and this is the one call
+        // that takes it back (condition of this function).
         let held = unsafe { Box::from_raw((*view).internal.cast::<Held>()) };
         // The last holder of a file that was removed meanwhile frees it: a few durable commits, not while Python waits.
         py.detach(|| drop(held));

@@ -116,7 +116,8 @@ impl ModelFile {
         slf.py().import("tabagent_model_cache.reader")?.call_method1("ModelReader", (slf,))
     }
 
-    /// Lets go of the file. Views and readers made of it stay valid, and keep it from being freed, until they are gone themselves.
+    /// Lets go of the file. Views and readers made of it stay valid, and keep it from being freed, until they are gone
+    /// themselves.
     fn close(&self, py: Python<'_>) {
         let file = self.lock().take();
         py.detach(|| drop(file));

@@ -1,7 +1,7 @@
 //! What model-cache logs, to Python's `logging`.
 //!
-//! It is logged on threads of Rust's, and none of those may wait for Python, which may be waiting for them. So a line is put into a
-//! queue, and the next Python thread that is in a call of this module anyway takes it from there.
+//! It is logged on threads of Rust's, and none of those may wait for Python, which may be waiting for them. So a line is put
+//! into a queue, and the next Python thread that is in a call of this module anyway takes it from there.
 
 use pyo3::{exceptions::PyException, prelude::*};
 use std::{

@@ -34,8 +34,8 @@ impl Made {
 /// it locked.
 static MADE: Mutex<Option<Made>> = Mutex::new(None);
 
-/// The runtime, made when it is first needed, and made anew in a forked child, where the threads of the inherited one are not; and
-/// a token for new work on it.
+/// The runtime, made when it is first needed, and made anew in a forked child, where the threads of the inherited one are
+/// not; and a token for new work on it.
 pub(crate) fn handle(py: Python<'_>) -> PyResult<(Handle, CancellationToken)> {
     let (new, found) = {
         let mut slot = MADE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -37,8 +37,8 @@ impl<'py> Watch<'py> {
 
     /// Does `work`, other Python threads running meanwhile.
     ///
-    /// `progress` is called in this thread. Whatever it raises, and Ctrl-C, cancel the work and are raised once it has ended; a second
-    /// Ctrl-C does not wait for that.
+    /// `progress` is called in this thread. Whatever it raises, and Ctrl-C, cancel the work and are raised once it has ended;
+    /// a second Ctrl-C does not wait for that.
     pub(crate) fn run(&self, py: Python<'py>, work: &Work) -> PyResult<Py<PyAny>> {
         let mut failure: Option<PyErr> = None;
         if wait_is_over(self.cancel.as_ref(), &mut failure) {

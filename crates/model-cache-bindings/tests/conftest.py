@@ -74,7 +74,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = root / REPO
     (model / "sub").mkdir(parents=True)
     weights = noise.randbytes(BIG_BYTES - 4096)
-    (model / BIG).write_bytes(safetensors({"weight": ("U8", [len(weights)], weights), "bias": ("F32", [3], struct.pack("<3f", 1, 2, 3))}))
+    bias = struct.pack("<3f", 1, 2, 3)
+    (model / BIG).write_bytes(safetensors({"weight": ("U8", [len(weights)], weights), "bias": ("F32", [3], bias)}))
     (model / "config.json").write_text('{"model_type": "bert"}\n')
     (model / "sub" / "empty.txt").write_bytes(b"")
     gguf = root / "org" / "model-GGUF"

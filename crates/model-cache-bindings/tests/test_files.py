@@ -70,7 +70,9 @@ def test_nobody_writes_through_a_view(file: ModelFile) -> None:
         io.BytesIO(b"1234").readinto(file)  # type: ignore[arg-type]
 
 
-def test_the_lease_lives_until_the_last_view_dies_and_then_the_space_returns(cache: ModelCache, file: ModelFile, content: bytes) -> None:
+def test_the_lease_lives_until_the_last_view_dies_and_then_the_space_returns(
+    cache: ModelCache, file: ModelFile, content: bytes
+) -> None:
     view = memoryview(file)
     array = np.frombuffer(view[MIB:], np.uint8)
     removed = cache.delete_file(REPO, BIG)
@@ -148,7 +150,8 @@ def test_a_stream_reads_as_the_file_on_disk_does(file: ModelFile, hub: Hub) -> N
     stream = file.open()
     assert isinstance(stream, io.RawIOBase) and stream.readable() and stream.seekable() and not stream.writable()
     size = len(file)
-    for seek, count in [((0,), 10), ((5 * MIB - 3,), 7), ((-4, 2), 100), ((size + 9,), 5), ((0, 2), 1), ((-100, 1), 50), ((3,), 0)]:
+    seeks: list[tuple[int, ...]] = [(0,), (5 * MIB - 3,), (-4, 2), (size + 9,), (0, 2), (-100, 1), (3,)]
+    for seek, count in zip(seeks, [10, 7, 100, 5, 1, 50, 0], strict=True):
         assert stream.seek(*seek) == plain.seek(*seek)
         assert stream.read(count) == plain.read(count)
         assert stream.tell() == plain.tell()

@@ -198,7 +198,9 @@ def test_a_cache_and_a_file_refuse_to_be_pickled(pulled: tuple[ModelCache, Model
     ],
     ids=["a daemon thread", "a pull kept", "a cache closed"],
 )
-def test_the_interpreter_ends_while_a_pull_is_under_way(open_cache: Open, slow_hub: Hub, hub: Hub, tmp_path: Path, pull: str) -> None:
+def test_the_interpreter_ends_while_a_pull_is_under_way(
+    open_cache: Open, slow_hub: Hub, hub: Hub, tmp_path: Path, pull: str
+) -> None:
     program = f"""
 import threading, time
 from tabagent_model_cache import ModelCache
@@ -231,7 +233,7 @@ cache.download_file({REPO!r}, {BIG!r}, lambda loaded, total: print(loaded, flush
     assert running.returncode == -signal.SIGINT and said.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_two_processes_pull_one_file_and_one_of_them_fetches_it(pulled: tuple[ModelCache, ModelFile], hub: Hub, tmp_path: Path) -> None:
+def test_two_processes_pull_one_file_and_one_of_them_fetches_it(hub: Hub, tmp_path: Path) -> None:
     program = f"""
 import sys
 from tabagent_model_cache import ModelCache

@@ -231,3 +231,21 @@ def test_errors_have_the_class_a_caller_would_catch(cache: ModelCache, open_cach
             call()
         assert isinstance(raised.value, builtin), raised.value
         assert "Error {" not in str(raised.value) and str(raised.value)
+
+
+def test_an_awaited_iteration_can_be_left_and_cancelled_as_a_plain_one(open_cache: Open, slow_hub: Hub) -> None:
+    async def work(cache: ModelCache) -> None:
+        async with cache.pull(REPO, files=BIG) as pull:
+            async for event in pull:
+                if event["event"] == "progress":
+                    break
+        assert cache.gc().filling_bytes == 0
+        cancel = CancelToken()
+        events = []
+        with pytest.raises(Cancelled):
+            async for event in cache.pull(REPO, files=BIG, cancel=cancel):
+                events.append(event["event"])
+                cancel.cancel()
+        assert events[-1] == "cancelled"
+
+    asyncio.run(work(open_cache(slow_hub)))

@@ -50,7 +50,8 @@ def gguf_path(tmp_path: Path) -> Path:
     writer.add_tensor("ints", np.arange(6, dtype=np.int32).reshape(2, 3))
     for kind in [gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_0]:
         writer.add_tensor(kind.name, gguf.quants.quantize(numbers, kind), raw_dtype=kind)
-    writer.add_tensor("brain", gguf.quants.quantize(numbers, gguf.GGMLQuantizationType.BF16), raw_dtype=gguf.GGMLQuantizationType.BF16)
+    brain = gguf.GGMLQuantizationType.BF16
+    writer.add_tensor("brain", gguf.quants.quantize(numbers, brain), raw_dtype=brain)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -140,7 +141,8 @@ def test_without_ml_dtypes_bf16_is_an_error_that_names_both_ways_out(
 def test_tensors_at_any_byte_are_read_in_place(cache: ModelCache, tmp_path: Path) -> None:
     # Three bytes before it: nothing after is aligned.
     path = tmp_path / "odd.safetensors"
-    path.write_bytes(written({"a": ("U8", [3], b"abc"), "f": ("F32", [2], struct.pack("<2f", 1.5, -2)), "i": ("I64", [1], struct.pack("<q", -7))}))
+    floats, integer = struct.pack("<2f", 1.5, -2), struct.pack("<q", -7)
+    path.write_bytes(written({"a": ("U8", [3], b"abc"), "f": ("F32", [2], floats), "i": ("I64", [1], integer)}))
     file = stored(cache, path)
     assert file.tensor("f").tolist() == [1.5, -2] and file.tensor("i").tolist() == [-7]
     assert lies_in(file.tensor("f"), file)

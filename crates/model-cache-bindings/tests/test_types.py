@@ -11,6 +11,8 @@ import pytest
 import tabagent_model_cache as package
 
 HERE = Path(__file__).parent
+#: The configuration names packages without types of their own.
+STRICTLY = ["--strict", "--config-file", HERE.parent / "pyproject.toml"]
 
 
 def run(*command: object, cwd: Path) -> None:
@@ -19,15 +21,15 @@ def run(*command: object, cwd: Path) -> None:
 
 
 def test_a_program_that_uses_all_of_it_type_checks_strictly(tmp_path: Path) -> None:
-    run("mypy", "--strict", "--cache-dir", tmp_path, HERE / "usage.py", cwd=tmp_path)
+    run("mypy", *STRICTLY, "--cache-dir", tmp_path, HERE / "usage.py", cwd=tmp_path)
 
 
 def test_the_package_itself_type_checks_strictly(tmp_path: Path) -> None:
-    run("mypy", "--strict", "--cache-dir", tmp_path, "-p", "tabagent_model_cache", cwd=tmp_path)
+    run("mypy", *STRICTLY, "--cache-dir", tmp_path, "-p", "tabagent_model_cache", cwd=tmp_path)
 
 
 def test_the_stubs_say_what_is_there(tmp_path: Path) -> None:
-    allowed = ["--allowlist", HERE / "stubtest-allowlist", "--ignore-unused-allowlist"]
+    allowed = ["--mypy-config-file", HERE.parent / "pyproject.toml", "--allowlist", HERE / "stubtest-allowlist", "--ignore-unused-allowlist"]
     run("mypy.stubtest", "tabagent_model_cache", *allowed, cwd=tmp_path)
 
 

@@ -166,3 +166,25 @@ def test_the_default_store_is_where_the_environment_says(tmp_path: Path, monkeyp
     monkeypatch.setenv("MODEL_CACHE_HOME", str(tmp_path / "home"))
     with ModelCache() as cache:
         assert cache.path == tmp_path / "home" and cache.path.is_dir()
+
+
+def test_reading_and_writing_whole_files_can_be_ended_as_a_pull_can(cache: ModelCache, tmp_path: Path) -> None:
+    (tmp_path / "big.bin").write_bytes(bytes(12 << 20))
+    stopped = package.CancelToken()
+    stopped.cancel()
+
+    def enough(loaded: int, total: int) -> None:
+        raise ZeroDivisionError(loaded)
+
+    with pytest.raises(package.Cancelled):
+        cache.import_files("me/mine", tmp_path / "big.bin", cancel=stopped)
+    with pytest.raises(ZeroDivisionError):
+        cache.import_files("me/mine", tmp_path / "big.bin", enough)
+    cache.import_files("me/mine", tmp_path / "big.bin")
+    with pytest.raises(package.Cancelled):
+        cache.verify(cancel=stopped)
+    with pytest.raises(ZeroDivisionError):
+        cache.verify(progress=enough)
+    with pytest.raises(package.Cancelled):
+        cache.export("me/mine", tmp_path / "out", cancel=stopped)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

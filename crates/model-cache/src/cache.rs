@@ -8,6 +8,7 @@ use crate::{
     file::ModelFile,
     hub::RetryNotice,
     key::PinnedRepo,
+    listing::FileState,
     manifest::{self, Manifest},
     name::{FilePath, RepoSpec},
     progress::ProgressCallback,
@@ -204,6 +205,32 @@ impl ModelCache {
             }
         }
         Ok(None)
+    }
+
+    /// As [`get_file`](Self::get_file), for who can't go on without: what is not here is an error that says what brings it.
+    ///
+    /// # Errors
+    /// [`Error::NotInStore`] if nothing of the repo is here, [`Error::NotHere`] for a file that is not here or not complete; else
+    /// as [`get_file`](Self::get_file).
+    pub fn open_file(&self, repo: &str, path: &str) -> Result<ModelFile> {
+        match self.get_file(repo, path)? {
+            Some(file) => Ok(file),
+            None => Err(self.why_not_here(repo, path)?),
+        }
+    }
+
+    fn why_not_here(&self, repo: &str, path: &str) -> Result<Error> {
+        let (spec, path): (RepoSpec, FilePath) = (repo.parse()?, path.parse()?);
+        let manifest = self.local_manifest(repo)?;
+        let commits = match self.files(repo) {
+            Err(Error::NotInStore { .. }) if manifest.is_some() => Vec::new(),
+            commits => commits?,
+        };
+        let mut files = commits.iter().flat_map(|commit| &commit.files);
+        let begun = files.find(|file| file.path == path && file.state == FileState::Filling);
+        let landed_percent = begun.map(|file| file.landed_bytes * 100 / file.size_bytes.max(1));
+        let is_at_hub = manifest.is_some_and(|manifest| manifest.files.iter().any(|file| file.path == path));
+        Ok(Error::NotHere { repo: spec, path, landed_percent, is_at_hub })
     }
 
     /// Whether a file is here, complete and verified.

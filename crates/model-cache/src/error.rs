@@ -122,6 +122,18 @@ pub enum Error {
         /// What there is.
         offered: Vec<String>,
     },
+    /// One part of a split GGUF, for a loader that takes it for the whole model.
+    #[error("{path} of {repo} is part {} of {count} of a split GGUF, and this loader reads the one file it is given", .index.saturating_add(1))]
+    SplitGguf {
+        /// The repo, with its revision if one was given.
+        repo: RepoSpec,
+        /// The file.
+        path: FilePath,
+        /// Which part it is, from 0.
+        index: u64,
+        /// Of how many.
+        count: u64,
+    },
     /// Several quants, and none was chosen.
     #[error("{repo} {}", match .offered.len() { 0 => "has no files to pull".to_owned(), several => format!("offers {several} quants; say which") })]
     QuantNotChosen {
@@ -139,6 +151,18 @@ pub enum Error {
         count: usize,
         /// One of them.
         path: FilePath,
+    },
+    /// The repo is known here, and this file of it is not here, or not all of it.
+    #[error("{path} of {repo} {}", match .landed_percent { Some(percent) => format!("is not complete: {percent} % of it is here"), None => "is not in the store".to_owned() })]
+    NotHere {
+        /// The repo, with its revision if one was given.
+        repo: RepoSpec,
+        /// The file.
+        path: FilePath,
+        /// How much of it has landed, if it was begun.
+        landed_percent: Option<u64>,
+        /// Whether the Hub has it, as far as was written down.
+        is_at_hub: bool,
     },
     /// Nothing of this repo is in the store.
     #[error("nothing of {repo} is in the store")]
@@ -430,11 +454,13 @@ impl Error {
             | Self::InvalidRange { .. }
             | Self::InvalidOption { .. }
             | Self::NotASlice { .. }
+            | Self::SplitGguf { .. }
             | Self::QuantNotChosen { .. } => ErrorKind::Usage,
             Self::RepoNotFound { .. }
             | Self::RevisionNotFound { .. }
             | Self::FileNotFound { .. }
             | Self::QuantNotFound { .. }
+            | Self::NotHere { .. }
             | Self::MissingData { .. }
             | Self::NotInStore { .. }
             | Self::TensorNotFound { .. }
@@ -503,13 +529,21 @@ impl Error {
             Self::RepoNotFound { .. } => Some("check the spelling and what the token may read".to_owned()),
             Self::RevisionNotFound { repo, .. } => Some(format!("model-cache scan {repo} looks at main")),
             Self::FileNotFound { repo, .. } => Some(format!("model-cache scan {repo} shows what it has")),
-            Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {path}")),
+            Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {}", shell(path.as_str()))),
             Self::QuantNotFound { repo, offered, .. } => {
                 offered.first().map(|quant| format!("model-cache pull {repo} --quant {quant}"))
             }
             Self::QuantNotChosen { repo, offered } => {
                 offered.first().map(|(quant, _)| format!("model-cache pull {repo} --quant {quant}"))
             }
+            Self::SplitGguf { repo, .. } => Some(format!(
+                "load its first part by path, where it finds the others: model-cache mount DIR shows them without a copy, \
+                 model-cache export {repo} --to DIR writes them"
+            )),
+            Self::NotHere { repo, path, is_at_hub: true, .. } => {
+                Some(format!("model-cache pull {repo} --file {}", shell(path.as_str())))
+            }
+            Self::NotHere { repo, .. } => Some(format!("model-cache ls {repo} shows what is here")),
             Self::NotInStore { repo } => {
                 Some(format!("model-cache scan {repo} shows what the Hub offers, model-cache ls what is here"))
             }
@@ -547,6 +581,12 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// A word of a hint as a shell reads it back.
+fn shell(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-/@:+,=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// Puts what was attempted beside an engine error.

@@ -64,6 +64,11 @@ impl ModelFile {
         &self.file.digest
     }
 
+    /// Its size; the slice has as many bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.file.size_bytes
+    }
+
     /// The content, in chunks of 100 MiB as they are stored; none for an empty file. Copies nothing on any system.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.file.size_bytes.div_ceil(CHUNK_BYTES) as usize).filter_map(|index| self.chunk(index))

@@ -69,6 +69,43 @@ async fn a_quant_goes_from_available_over_downloading_and_partial_to_downloaded(
     assert!(cache.has_file(REPO, "config.json").unwrap(), "shared files stay for the other quant");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_can_not_be_opened_is_told_with_how_far_it_is_and_what_brings_it() {
+    const PATH: &str = "model-Q4_K_M.gguf";
+    let hub = hub();
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), &hub);
+    let told = |repo: &str, path: &str| {
+        let error = cache.open_file(repo, path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        (error.to_string(), error.hint().unwrap())
+    };
+    let pull = format!("model-cache pull {REPO} --file {PATH}");
+    assert_eq!(told(REPO, PATH).0, format!("nothing of {REPO} is in the store"));
+    cache.scan_repo(REPO).await.unwrap();
+    assert_eq!(told(REPO, PATH), (format!("{PATH} of {REPO} is not in the store"), pull.clone()));
+    let slow = hub.faults().always(Target::path("Q4_K_M").cdn(), Fault::SlowBytesPerSecond(16 * MIB));
+    let pulling = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.download_file(REPO, PATH, None).await }
+    });
+    until("blocks have landed", || cache.local_manifest(REPO).unwrap().unwrap().quants["Q4_K_M"].downloaded_bytes >= 2 * BLOCK);
+    pulling.abort();
+    assert!(pulling.await.unwrap_err().is_cancelled());
+    // A write under way may land still.
+    let percent = || cache.files(REPO).unwrap()[0].files[0].landed_bytes * 100 / SIZE;
+    let (before, (text, hint), after) = (percent(), told(REPO, PATH), percent());
+    let said = |percent| format!("{PATH} of {REPO} is not complete: {percent} % of it is here");
+    assert!(before > 0 && (before..=after).any(|percent| text == said(percent)), "{before} to {after}: {text}");
+    assert_eq!(hint, pull);
+    hub.faults().remove(slow);
+    cache.download_file(REPO, PATH, None).await.unwrap();
+    assert_eq!(cache.open_file(REPO, PATH).unwrap().size_bytes(), SIZE);
+    let (text, hint) = told(REPO, "it's not/there");
+    assert_eq!(text, format!("it's not/there of {REPO} is not in the store"));
+    assert_eq!(hint, format!("model-cache ls {REPO} shows what is here"));
+}
+
 #[test]
 fn a_quant_whose_puller_was_killed_is_partial_and_no_longer_downloading() {
     let hub = hub();

@@ -40,9 +40,10 @@ class ModelCache:
     Where a call takes ``repo``, it is ``org/name`` or ``org/name@revision``, the revision being a branch, a tag, a commit or
     ``refs/pr/n``; without one it is ``main``. Calls that read the store never touch the network.
 
-    Threads and processes share a store; one ``ModelCache`` may be used by several threads at once, and other Python threads run while
-    a call waits. It does not come through a fork: in the child every call raises :class:`ForkedError`, and the child opens its own. Files opened
-    before stay readable there. With ``multiprocessing``, pass the path and open it in each process; a ``ModelCache`` can't be pickled.
+    Threads and processes share a store; one ``ModelCache`` may be used by several threads at once, and other Python threads
+    run while a call waits. It does not come through a fork: in the child every call raises :class:`ForkedError`, and the
+    child opens its own. Files opened before stay readable there. With ``multiprocessing``, pass the path and open it in each
+    process; a ``ModelCache`` can't be pickled.
 
     As a context manager it closes the store at the end.
 
@@ -62,8 +63,8 @@ class ModelCache:
     ) -> Self:
         """Opens the store in the folder ``path``, creating it where missing. Cost: a few milliseconds, whatever its size.
 
-        :param path: Default: ``$MODEL_CACHE_HOME``, else ``$XDG_CACHE_HOME/tabagent/model-cache``, else ``~/.cache/tabagent/model-cache``.
-            It has to be on a local disk.
+        :param path: Default: ``$MODEL_CACHE_HOME``, else ``$XDG_CACHE_HOME/tabagent/model-cache``, else
+            ``~/.cache/tabagent/model-cache``. It has to be on a local disk.
         :param endpoint: the Hub's address. Default: ``$HF_ENDPOINT``, else ``https://huggingface.co``.
         :param token: sent to the Hub, and to no other host. Default: as the Hub's own tools find it: ``$HF_TOKEN``,
             ``$HUGGING_FACE_HUB_TOKEN``, the file ``$HF_TOKEN_PATH``, ``$HF_HOME/token``.
@@ -108,7 +109,8 @@ class ModelCache:
         """
 
     def get_manifest(self, repo: str) -> Manifest:
-        """What ``repo`` offers and what of it is here: of the commit local reads go to, without the network; scans a repo never seen.
+        """What ``repo`` offers and what of it is here: of the commit local reads go to, without the network; scans a repo
+        never seen.
 
         :raises ModelCacheError: as :meth:`scan_repo`.
         """
@@ -124,8 +126,8 @@ class ModelCache:
         What is here is not fetched again; what landed before a pull was cut off is gone on from, to the block of 5 MiB.
 
         :param quant: as :attr:`Manifest.quants` names it, case ignored.
-        :param progress: called as ``progress(loaded, total)``, in bytes of all files, in the calling thread: at most ten times a second, never
-            backwards, last with ``(total, total)``. What it raises cancels the pull and is raised here.
+        :param progress: called as ``progress(loaded, total)``, in bytes of all files, in the calling thread: at most ten
+            times a second, never backwards, last with ``(total, total)``. What it raises cancels the pull and is raised here.
         :param cancel: a :class:`CancelToken`, a ``threading.Event``, or anything else with ``is_set()``; asked every 50 ms.
         :raises QuantNotFound: the repo offers no such quant.
         :raises Gated: its licence is to be accepted first.
@@ -170,7 +172,8 @@ class ModelCache:
     def download_quant_async(self, repo: str, quant: str, progress: _Progress | None = None) -> Coroutine[Any, Any, PullReport]:
         """As :meth:`download_quant`, to be awaited in asyncio.
 
-        ``progress`` is called in the event loop's thread. Cancelling the task cancels the pull, and waits until it has ended; what landed is kept.
+        ``progress`` is called in the event loop's thread. Cancelling the task cancels the pull, and waits until it has ended;
+        what landed is kept.
         """
 
     def download_file_async(self, repo: str, path: str, progress: _Progress | None = None) -> Coroutine[Any, Any, PullReport]:
@@ -237,7 +240,8 @@ class ModelCache:
     ) -> ImportReport:
         """Copies local files into the store under the name ``repo``, their SHA-256 computed on the way.
 
-        A file keeps its name; of a folder come all files, under their paths within it, but for ``.git``, ``.cache`` and ``__pycache__``.
+        A file keeps its name; of a folder come all files, under their paths within it, but for ``.git``, ``.cache`` and
+        ``__pycache__``.
 
         :raises NotFound: one of ``paths`` is not there.
         :raises InvalidInput: ``repo`` has a revision, or a file's name can't be kept.
@@ -252,7 +256,8 @@ class ModelCache:
         progress: _Progress | None = None,
         cancel: Cancel | None = None,
     ) -> ExportReport:
-        """Writes the files of ``repo`` below the folder ``to``, under their own paths, by the cheapest way the file system offers.
+        """Writes the files of ``repo`` below the folder ``to``, under their own paths, by the cheapest way the file system
+        offers.
 
         :param files: globs; Default: all.
         :param force: whether files that exist are replaced.
@@ -294,12 +299,13 @@ class ModelCache:
 class ModelFile:
     """A file of the store, open: all its bytes as one read-only buffer, without a copy, whatever the size.
 
-    ``memoryview(file)`` and ``np.frombuffer(file, ...)`` share the mapping; a slice is a ``memoryview``; ``bytes(file)`` copies. The buffer
-    begins on a 64 KiB boundary (64 B for a file of at most 64 KiB), so alignments within the file hold in memory.
+    ``memoryview(file)`` and ``np.frombuffer(file, ...)`` share the mapping; a slice is a ``memoryview``; ``bytes(file)``
+    copies. The buffer begins on a 64 KiB boundary (64 B for a file of at most 64 KiB), so alignments within the file hold in
+    memory.
 
-    As long as this object or any view of it lives, removing the file takes its name away and leaves its bytes; dropping the last gives
-    the space back. Pages come from the page cache as they are touched. If the disk can't deliver one, the process gets SIGBUS, as with
-    every memory-mapped file.
+    As long as this object or any view of it lives, removing the file takes its name away and leaves its bytes; dropping the
+    last gives the space back. Pages come from the page cache as they are touched. If the disk can't deliver one, the process
+    gets SIGBUS, as with every memory-mapped file.
 
     Made by :meth:`ModelCache.get_file`. Always true, also where ``len`` is 0.
 
@@ -335,9 +341,9 @@ class ModelFile:
     def tensor(self, name: str, *, raw: bool = False) -> NDArray[Any]:
         """A tensor as a numpy array on the mapping: read-only, without a copy. It keeps the file from being freed while it lives.
 
-        Quantised GGUF tensors come as the bytes of their blocks, ``uint8``, one row of blocks a row, as ``gguf.quants.dequantize`` takes
-        them; ``tensors[name].dtype`` tells their type. ``BF16`` and 8-bit floats come as types of the package ``ml_dtypes``; nothing
-        is ever converted.
+        Quantised GGUF tensors come as the bytes of their blocks, ``uint8``, one row of blocks a row, as
+        ``gguf.quants.dequantize`` takes them; ``tensors[name].dtype`` tells their type. ``BF16`` and 8-bit floats come as
+        types of the package ``ml_dtypes``; nothing is ever converted.
 
         :param raw: gives types that need ``ml_dtypes`` as their bits, ``uint16`` and ``uint8``.
         :raises TensorNotFound: there is no such tensor.
@@ -348,10 +354,12 @@ class ModelFile:
         """
 
     def open(self) -> ModelReader:
-        """A stream over the file, with a position of its own: an ``io.RawIOBase``, for ``io.BufferedReader`` and ``io.TextIOWrapper``."""
+        """A stream over the file, with a position of its own: an ``io.RawIOBase``, for ``io.BufferedReader`` and
+        ``io.TextIOWrapper``."""
 
     def close(self) -> None:
-        """Lets go of the file. Views and streams made of it stay valid, and keep it from being freed, until they are gone themselves."""
+        """Lets go of the file. Views and streams made of it stay valid, and keep it from being freed, until they are gone
+        themselves."""
 
     def __len__(self) -> int: ...
     def __bool__(self) -> Literal[True]: ...

@@ -42,7 +42,9 @@ class ModelCacheError(Exception):
 
     ``code``: the group, as the program ``model-cache`` names it in ``--json``: ``usage``, ``not_found``, ``network``,
     ``integrity``, ``no_space``, ``not_allowed``, ``interrupted``, ``other``.
-    ``hint``: what to do next, where something is known to help; often a command that can be pasted. Also a note of the exception, so that a traceback shows it.
+
+    ``hint``: what to do next, where something is known to help; often a command that can be pasted. Also a note of the
+    exception, so that a traceback shows it.
     """
 
     code: str = "other"

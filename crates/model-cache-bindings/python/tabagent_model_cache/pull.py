@@ -18,13 +18,15 @@ __all__ = ["Pull"]
 class Pull(Iterator[dict[str, Any]], AsyncIterator[dict[str, Any]]):
     """A pull under way: iterates over its events, in a ``for`` or an ``async for``.
 
-    Made by :meth:`ModelCache.pull`; it runs from then on, whether or not anybody iterates. Events are the objects ``model-cache pull --progress json``
-    prints: ``{"event": "progress", "repo", "commit", "path", "loaded_bytes", "total_bytes", "bytes_per_second",
-    "eta_seconds", ..}``; ``event`` is ``started``, ``progress``, ``retry``, ``waiting``, ``verifying`` or ``sealed``, and last exactly one of
-    ``done``, ``failed``, ``cancelled``. After ``failed`` and ``cancelled`` the iteration raises what :meth:`ModelCache.download_quant` would.
-    Of progress that nobody has taken yet the newest of each file is kept.
+    Made by :meth:`ModelCache.pull`; it runs from then on, whether or not anybody iterates. Events are the objects
+    ``model-cache pull --progress json`` prints: ``{"event": "progress", "repo", "commit", "path", "loaded_bytes",
+    "total_bytes", "bytes_per_second", "eta_seconds", ..}``; ``event`` is ``started``, ``progress``, ``retry``, ``waiting``,
+    ``verifying`` or ``sealed``, and last exactly one of ``done``, ``failed``, ``cancelled``. After ``failed`` and
+    ``cancelled`` the iteration raises what :meth:`ModelCache.download_quant` would. Of progress that nobody has taken yet the
+    newest of each file is kept.
 
-    As a context manager it cancels at the end what still runs, and waits until that has ended. A ``Pull`` that is dropped is cancelled, too.
+    As a context manager it cancels at the end what still runs, and waits until that has ended. A ``Pull`` that is dropped is
+    cancelled, too.
 
     >>> with cache.pull("org/name", quant="Q4_K_M") as pull:
     ...     for event in pull:

@@ -1,7 +1,7 @@
 """Waiting within asyncio for work that runs on threads of Rust's.
 
-The work rings a bell, a socket the event loop watches, whenever there is news; so no thread of Rust's ever calls into Python, which could
-hang or crash one while the interpreter shuts down, and any event loop that has ``add_reader`` will do.
+The work rings a bell, a socket the event loop watches, whenever there is news; so no thread of Rust's ever calls into Python,
+which could hang or crash one while the interpreter shuts down, and any event loop that has ``add_reader`` will do.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ async def news(work: Work, cancel: Cancel | None = None) -> News:
 async def finish(work: Work, progress: Callable[[int, int], object] | None = None) -> Any:
     """Runs ``work`` to its end and gives its result; ``progress`` is called in the event loop's thread.
 
-    If this task is cancelled, or ``progress`` raises, the work is cancelled, and its end is waited for, so that the store is at rest when
-    the exception goes on. A second cancellation does not wait.
+    If this task is cancelled, or ``progress`` raises, the work is cancelled, and its end is waited for, so that the store is
+    at rest when the exception goes on. A second cancellation does not wait.
     """
     work.start()
     try:

@@ -46,18 +46,7 @@ impl GgufIndex {
     /// numbers.
     pub fn parse(file: &[u8]) -> Result<Self> {
         let mut reader = Reader::at(file, 0);
-        let version = reader.version()?;
-        // Each needs that many bytes at least: a lying count ends here.
-        let tensor_count = reader.count("tensors", 8 + 4 + 4 + 8)?;
-        let pair_count = reader.count("key-value pairs", 8 + 4 + 1)?;
-
-        let pairs_start = reader.offset();
-        let mut pairs = Vec::new();
-        for _ in 0..pair_count {
-            pairs.push(reader.pair()?);
-        }
-        let twice = |what, list| move |name| bad(list, format!("two {what} are named \"{name}\""));
-        let metadata = ByName::new(pairs).map_err(twice("key-value pairs", pairs_start))?;
+        let Head { version, tensor_count, pairs_start, metadata } = Head::read(&mut reader)?;
         let alignment = match metadata.get(ALIGNMENT_KEY).map(|pair| &pair.value) {
             None => ALIGNMENT_DEFAULT,
             Some(Value::U32(alignment)) if alignment.is_power_of_two() => *alignment,
@@ -76,7 +65,8 @@ impl GgufIndex {
             tensors.push(tensor.placed(data_start, alignment.into(), file.len() as u64)?);
         }
         check_no_overlap(&tensors)?;
-        Ok(Self { version, alignment, tensors: ByName::new(tensors).map_err(twice("tensors", tensors_start))?, metadata })
+        let twice = |name| two("tensors", name, tensors_start);
+        Ok(Self { version, alignment, tensors: ByName::new(tensors).map_err(twice)?, metadata })
     }
 
     /// The version of the format: 2 or 3.
@@ -91,9 +81,7 @@ impl GgufIndex {
 
     /// Which part of a split model this file is; `None` for a whole one.
     pub fn split(&self) -> Option<Split> {
-        let number = |key| self.value(key)?.as_u64();
-        let (index, count) = (number("split.no")?, number("split.count")?);
-        (count > 1).then_some(Split { index, count })
+        Split::in_metadata(&self.metadata)
     }
 
     /// The tensors in the order the file lists them.
@@ -140,6 +128,48 @@ pub struct Split {
     pub index: u64,
     /// `split.count`: of how many, at least 2.
     pub count: u64,
+}
+
+impl Split {
+    /// Which part of a split model `file` is; `None` for a whole one. What [`GgufIndex::split`] tells, but of the metadata alone:
+    /// tensors may be of types that are not known here.
+    ///
+    /// # Errors
+    /// [`Error::BadFormat`] if it is no GGUF, or its metadata lies, as for [`GgufIndex::parse`].
+    pub fn of(file: &[u8]) -> Result<Option<Self>> {
+        Ok(Self::in_metadata(&Head::read(&mut Reader::at(file, 0))?.metadata))
+    }
+
+    fn in_metadata(metadata: &ByName<Pair>) -> Option<Self> {
+        let number = |key| metadata.get(key)?.value.as_u64();
+        let (index, count) = (number("split.no")?, number("split.count")?);
+        (count > 1).then_some(Self { index, count })
+    }
+}
+
+/// What a file begins with; the tensors follow.
+struct Head {
+    version: u32,
+    tensor_count: u64,
+    /// Where the metadata begins.
+    pairs_start: u64,
+    metadata: ByName<Pair>,
+}
+
+impl Head {
+    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let version = reader.version()?;
+        // Each needs that many bytes at least: a lying count ends here.
+        let tensor_count = reader.count("tensors", 8 + 4 + 4 + 8)?;
+        let pair_count = reader.count("key-value pairs", 8 + 4 + 1)?;
+        let pairs_start = reader.offset();
+        let mut pairs = Vec::new();
+        for _ in 0..pair_count {
+            pairs.push(reader.pair()?);
+        }
+        let metadata = ByName::new(pairs).map_err(|name| two("key-value pairs", name, pairs_start))?;
+        Ok(Self { version, tensor_count, pairs_start, metadata })
+    }
 }
 
 /// A tensor of a GGUF file: its name, type, shape and place.
@@ -262,6 +292,11 @@ fn check_no_overlap(tensors: &[GgufTensor]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// That two things of a list, which begins at `offset`, have one name.
+fn two(what: &str, name: String, offset: u64) -> Error {
+    bad(offset, format!("two {what} are named \"{name}\""))
 }
 
 fn bad(offset: u64, reason: String) -> Error {

@@ -267,15 +267,35 @@ fn an_alignment_smaller_than_the_numbers_is_told_by_the_slice() {
     assert!(texts.len() >= 3 && texts.iter().any(|text| text.contains("which is not a multiple of 4")), "{texts:?}");
 }
 
+/// The second of `count` parts of a model.
+fn second_part_of(count: u16, tensors: &[Tensor]) -> Vec<u8> {
+    let number = |number: u16| Written::Number(ValueKind::U16, number.to_le_bytes().into());
+    Model::of(tensors, 64).with("split.no", number(1)).with("split.count", number(count)).write()
+}
+
 #[test]
 fn a_part_of_a_split_model_says_which_it_is() {
-    let part = |count: u16| {
-        let number = |number: u16| Written::Number(ValueKind::U16, number.to_le_bytes().into());
-        let file = Model::of(&[], 0).with("split.no", number(1)).with("split.count", number(count)).write();
-        GgufIndex::parse(&file).unwrap().split()
+    let part = |count| {
+        let file = second_part_of(count, &[]);
+        let split = GgufIndex::parse(&file).unwrap().split();
+        assert_eq!(Split::of(&file).unwrap(), split);
+        split
     };
     assert_eq!(part(3), Some(Split { index: 1, count: 3 }));
     assert_eq!(part(1), None);
+    // What llama.cpp writes into a model it has merged.
+    assert_eq!(part(0), None);
+}
+
+#[test]
+fn a_part_of_a_split_model_is_told_whatever_its_tensors_are() {
+    let unknown = Tensor { ggml_type: 4711, ..Tensor::new("w", &[1], GgmlType::F32, 0) };
+    let file = second_part_of(3, &[unknown]);
+    assert!(GgufIndex::parse(&file).is_err());
+    assert_eq!(Split::of(&file).unwrap(), Some(Split { index: 1, count: 3 }));
+    for file in [b"".as_slice(), b"GGU", b"safetensors.....", &file[..30]] {
+        assert!(matches!(Split::of(file), Err(Error::BadFormat { .. })), "{file:?}");
+    }
 }
 
 #[test]
