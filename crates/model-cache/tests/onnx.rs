@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use hub_fixture::{Content, Hub, Repo};
+use hub_fixture::{Content, Fault, Hub, Repo, Target};
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 use tabagent_model_cache::{
     format::onnx::{Data, Graph},
@@ -252,10 +252,12 @@ async fn a_data_file_of_which_a_part_is_here_is_told_with_how_much() {
     assert!(matches!(&absent, Error::MissingData { landed: None, .. }), "{absent}");
     assert_eq!(absent.hint().unwrap(), "model-cache pull org/model --file w.bin");
 
+    // The file takes seconds, four blocks side by side; stopped with the first ones here.
+    let slow = hub.faults().always(Target::path("w.bin").cdn(), Fault::SlowBytesPerSecond(4 * MIB));
     let token = tokio_util::sync::CancellationToken::new();
     let cancel = token.clone();
     let progress: ProgressCallback = std::sync::Arc::new(move |loaded, _| {
-        if loaded > 10 * MIB {
+        if loaded > 24 * MIB {
             cancel.cancel()
         }
     });
@@ -265,6 +267,7 @@ async fn a_data_file_of_which_a_part_is_here_is_told_with_how_much() {
     assert!(matches!(&begun, Error::MissingData { landed: Some((1.., 41_943_040)), .. }), "{begun}");
     assert!(begun.to_string().ends_with("of 40.00 MiB are here"), "{begun}");
 
+    hub.faults().remove(slow);
     cache.download_file(REPO, "w.bin", None).await.unwrap();
     assert_eq!(cache.onnx(REPO, "model.onnx").unwrap().plan(&OnnxOptions::default()).unwrap().report().pointed.tensors, 1);
 }
