@@ -5,7 +5,7 @@ use pyo3::{
     exceptions::{PyIndexError, PyOverflowError, PyTypeError},
     prelude::*,
     sync::PyOnceLock,
-    types::{PyMemoryView, PySlice, PyTuple},
+    types::{PyBytes, PyMemoryView, PySlice, PyTuple},
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -118,6 +118,26 @@ impl ModelFile {
         slf.py().import("tabagent_model_cache.reader")?.call_method1("ModelReader", (slf,))
     }
 
+    /// The same file once more, to be closed by itself.
+    fn _clone(&self, py: Python<'_>) -> PyResult<Self> {
+        Ok(Self::new(&self.repo, &self.path, self.opened(py)?))
+    }
+
+    /// Waits until the bytes `start..end` are in memory, other Python threads running meanwhile: a copy of them then does not keep
+    /// those waiting for the disk. What does not lie in the file is passed over.
+    fn _wait_for(&self, py: Python<'_>, start: usize, end: usize) -> PyResult<()> {
+        let file = self.opened(py)?;
+        py.detach(move || wait_for(file.get(start..end.min(file.len())).unwrap_or_default()));
+        Ok(())
+    }
+
+    /// All bytes, copied.
+    fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let file = self.opened(py)?;
+        py.detach(|| wait_for(&file));
+        Ok(PyBytes::new(py, &file))
+    }
+
     /// Lets go of the file. Views and readers made of it stay valid, and keep it from being freed, until they are gone
     /// themselves.
     fn close(&self, py: Python<'_>) {
@@ -139,6 +159,12 @@ impl ModelFile {
         let closed = if self.closed() { ", closed" } else { "" };
         format!("<ModelFile {} {} ({} bytes{closed})>", self.repo, self.path, self.size_bytes)
     }
+}
+
+/// Reads a byte of each page, so that all are in memory.
+fn wait_for(bytes: &[u8]) {
+    const PAGE_BYTES: usize = 4096;
+    bytes.iter().step_by(PAGE_BYTES).chain(bytes.last()).for_each(|byte| _ = std::hint::black_box(*byte));
 }
 
 impl Drop for ModelFile {
