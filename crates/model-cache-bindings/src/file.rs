@@ -2,10 +2,10 @@
 
 use crate::errors;
 use pyo3::{
-    exceptions::{PyIndexError, PyTypeError},
+    exceptions::{PyIndexError, PyOverflowError, PyTypeError},
     prelude::*,
     sync::PyOnceLock,
-    types::{PyMemoryView, PySlice, PyTuple},
+    types::{PyBytes, PyMemoryView, PySlice, PyTuple},
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -96,24 +96,46 @@ impl ModelFile {
         if index.is_instance_of::<PySlice>() {
             return PyMemoryView::from(slf.as_any())?.get_item(index);
         }
-        let Ok(at) = index.extract::<isize>() else {
-            let kind = index.get_type().qualname()?;
-            return Err(PyTypeError::new_err(format!("a ModelFile is indexed by an int or a slice, not by {kind}")));
-        };
         let this = slf.get();
         let file = this.opened(py)?;
+        let outside = || PyIndexError::new_err(format!("byte {index} of {}, which has {}", this.name(), file.len()));
+        let at = match index.extract::<isize>() {
+            Ok(at) => at,
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) => return Err(outside()),
+            Err(_) => {
+                let kind = index.get_type().qualname()?;
+                return Err(PyTypeError::new_err(format!("a ModelFile is indexed by an int or a slice, not by {kind}")));
+            }
+        };
         let from_start = if at < 0 { at.checked_add_unsigned(file.len()) } else { Some(at) };
-        let byte = from_start.and_then(|at| usize::try_from(at).ok()).and_then(|at| file.get(at).copied());
-        match byte {
-            Some(byte) => Ok(byte.into_pyobject(py)?.into_any()),
-            None => Err(PyIndexError::new_err(format!("byte {at} of {}, which has {}", this.name(), file.len()))),
-        }
+        let byte = from_start.and_then(|at| usize::try_from(at).ok()).and_then(|at| file.get(at));
+        Ok(byte.ok_or_else(outside)?.into_pyobject(py)?.into_any())
     }
 
     /// A stream over the file, with a position of its own: a ModelReader, which is an io.RawIOBase.
     fn open<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().opened(slf.py())?;
         slf.py().import("tabagent_model_cache.reader")?.call_method1("ModelReader", (slf,))
+    }
+
+    /// The same file once more, to be closed by itself.
+    fn _clone(&self, py: Python<'_>) -> PyResult<Self> {
+        Ok(Self::new(&self.repo, &self.path, self.opened(py)?))
+    }
+
+    /// Waits until the bytes `start..end` are in memory, other Python threads running meanwhile: a copy of them then does not keep
+    /// those waiting for the disk. What does not lie in the file is passed over.
+    fn _wait_for(&self, py: Python<'_>, start: usize, end: usize) -> PyResult<()> {
+        let file = self.opened(py)?;
+        py.detach(move || wait_for(file.get(start..end.min(file.len())).unwrap_or_default()));
+        Ok(())
+    }
+
+    /// All bytes, copied.
+    fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let file = self.opened(py)?;
+        py.detach(|| wait_for(&file));
+        Ok(PyBytes::new(py, &file))
     }
 
     /// Lets go of the file. Views and readers made of it stay valid, and keep it from being freed, until they are gone
@@ -137,6 +159,12 @@ impl ModelFile {
         let closed = if self.closed() { ", closed" } else { "" };
         format!("<ModelFile {} {} ({} bytes{closed})>", self.repo, self.path, self.size_bytes)
     }
+}
+
+/// Reads a byte of each page, so that all are in memory.
+fn wait_for(bytes: &[u8]) {
+    const PAGE_BYTES: usize = 4096;
+    bytes.iter().step_by(PAGE_BYTES).chain(bytes.last()).for_each(|byte| _ = std::hint::black_box(*byte));
 }
 
 impl Drop for ModelFile {

@@ -319,6 +319,16 @@ def function() -> Case:
     return Case(model, {"x": X}, 1, {"w.bin": noise(256, 256).tobytes()})
 
 
+def sparse() -> Case:
+    count = 60_000
+    places = np.sort(np.random.default_rng(6).permutation(256 * 256)[:count]).astype(np.int64)
+    values, indices = external("w", FLOAT, [count], "w.bin"), external("i", TensorProto.INT64, [count], "w.bin", 4 * count)
+    graph = with_weight([], []).graph
+    graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [256, 256]))
+    model = helper.make_model(graph, opset_imports=opsets(), ir_version=10)
+    return Case(model, {"x": X}, 2, {"w.bin": noise(count).tobytes() + places.tobytes()})
+
+
 def small_shapes() -> Case:
     # ORT does not read a shape from another file; by path this model can't be loaded. Beside its weight it is run all the same.
     reshape = helper.make_node("Reshape", ["f", "shape"], ["w"])
@@ -349,6 +359,7 @@ CASES = {
     "branches": branches,
     "loop": loop,
     "function": function,
+    "sparse": sparse,
     "strings": strings,
 }
 

@@ -14,7 +14,9 @@ from tabagent_model_cache import (
     Pull,
     PullReport,
     Removed,
+    SessionCache,
     load_safetensors,
+    onnx_session,
 )
 
 
@@ -67,3 +69,11 @@ def keeps(store: Path) -> Removed | None:
         else:
             return removed
     return None
+
+
+def infers(cache: ModelCache) -> int:
+    session = onnx_session(cache, "org/name", "onnx/model.onnx", prepack=False, providers=["CPUExecutionProvider"], edges="derive")
+    session.run(None, {})
+    with SessionCache(max_sessions=2, max_bytes=1 << 30) as sessions:
+        sessions.get(cache, "org/name", "onnx/model.onnx", align=True).run(None, {})
+        return sessions.stats().hits + len(sessions)

@@ -326,6 +326,15 @@ class ModelFile:
         """The Hub's digest, ``sha256:<hex>`` or ``git-sha1:<hex>``; it was checked before the file became visible."""
 
     @property
+    def __bytes__(self) -> bytes:
+        """All bytes, copied; other threads run while they come from the disk."""
+
+    def _clone(self) -> ModelFile:
+        """The same file once more, to be closed by itself."""
+
+    def _wait_for(self, start: int, end: int) -> None:
+        """Waits until these bytes are in memory, other threads running meanwhile."""
+
     def closed(self) -> bool:
         """Whether it was closed."""
 

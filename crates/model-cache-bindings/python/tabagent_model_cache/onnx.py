@@ -12,11 +12,10 @@ Needs the package ``onnxruntime``, which is imported when it is first used.
 
 from __future__ import annotations
 
-import functools
+import importlib
 import logging
 import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from .values import Record
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import onnxruntime
+    # It has no annotations, and need not be installed.
+    import onnxruntime  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     from ._native import ModelCache, OnnxModel, OnnxPlan
 
@@ -38,29 +38,8 @@ log = logging.getLogger(__name__)
 
 #: The oldest ONNX Runtime this was tried with that does all of it: 1.20 finds no weights of subgraphs in the folder.
 _OLDEST = (1, 23)
-_FOLDER = "session.model_external_initializers_file_folder_path"
-_DISABLE_PREPACKING = "session.disable_prepacking"
-#: What numpy calls the element types that are injected, by their numbers in ONNX.
-_NUMPY_TYPES = {
-    1: "float32",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    9: "bool",
-    10: "float16",
-    11: "float64",
-    12: "uint32",
-    13: "uint64",
-}
-#: The smallest model ONNX Runtime reads: of an IR version, an operator set, and a graph with a name and nothing in it.
-_EMPTY_MODEL = bytes.fromhex("0808 3a03 1201 67 4204 0a00 1011".replace(" ", ""))
 
-Edges: TypeAlias = Literal["auto", "inject", "derive"]
-Providers: TypeAlias = "Sequence[str | tuple[str, dict[Any, Any]]]"
-Options: TypeAlias = "onnxruntime.SessionOptions | Callable[[], onnxruntime.SessionOptions]"
+Providers: TypeAlias = Sequence[str | tuple[str, dict[Any, Any]]]
 
 
 def onnx_session(
@@ -70,9 +49,9 @@ def onnx_session(
     *,
     prepack: bool | None = None,
     providers: Providers | None = None,
-    session_options: Options | None = None,
+    session_options: onnxruntime.SessionOptions | Callable[[], onnxruntime.SessionOptions] | None = None,
     align: bool | None = None,
-    edges: Edges | None = None,
+    edges: Literal["auto", "inject", "derive"] | None = None,
 ) -> onnxruntime.InferenceSession:
     """Makes an ONNX Runtime session of a model in the store, its weights mapped from where they lie there.
 
@@ -92,7 +71,7 @@ def onnx_session(
     ``providers``: as of ``InferenceSession``.
 
     ``session_options``: a ``SessionOptions``, of which a copy is used, so that nothing of this session gets into the next one made with
-    it; or a function that makes one, called for each session. It has to be a function where custom operators or providers were
+    it; or a function that makes one, called for each session, more than once. It has to be a function where custom operators or providers were
     registered with the options, which a copy loses.
 
     ``align``: whether a tensor is copied that does not begin at a multiple of its element's size. ``None``: not on x86-64, where results
@@ -117,8 +96,9 @@ def onnx_session(
 
 
 def _import() -> Any:
+    """The module of sessions, with ONNX Runtime."""
     try:
-        import onnxruntime
+        onnxruntime = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ImportError("ONNX sessions need the package onnxruntime: pip install onnxruntime", name="onnxruntime") from error
     found = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
@@ -129,7 +109,7 @@ def _import() -> Any:
             f"pip install --upgrade onnxruntime",
             name="onnxruntime",
         )
-    return onnxruntime
+    return importlib.import_module("tabagent_model_cache._session")
 
 
 def _make(
@@ -137,14 +117,14 @@ def _make(
     name: str,
     prepack: bool | None,
     providers: Providers | None,
-    session_options: Options | None,
+    session_options: onnxruntime.SessionOptions | Callable[[], onnxruntime.SessionOptions] | None,
     align: bool | None,
-    edges: Edges | None,
+    edges: Literal["auto", "inject", "derive"] | None,
 ) -> onnxruntime.InferenceSession:
     make_options = _maker(session_options)
     _check(make_options(), prepack)
     plan = model.plan(align=align, edges=edges)
-    session: onnxruntime.InferenceSession = _session_class()(plan, make_options, prepack, providers)
+    session: onnxruntime.InferenceSession = _import().StoreSession(plan, make_options, prepack, providers)
     log.info("%s: %s; prepacking %s", name, plan.report_text, "on" if session.store_report["prepack"] else "off")
     return session
 
@@ -152,139 +132,41 @@ def _make(
 # -- options --------------------------------------------------------------------------------------------------------------
 
 
-def _maker(given: Options | None) -> Callable[[], onnxruntime.SessionOptions]:
+def _maker(given: onnxruntime.SessionOptions | Callable[[], onnxruntime.SessionOptions] | None) -> Callable[[], onnxruntime.SessionOptions]:
     """What makes the options of a session, anew at each call, so that ours can be written into them."""
-    ort = _import()
+    sessions = _import()
+    options: Callable[[], onnxruntime.SessionOptions] = sessions.ort.SessionOptions
     if given is None:
-        return ort.SessionOptions  # type: ignore[no-any-return]
-    if isinstance(given, ort.SessionOptions):
+        return options
+    if isinstance(given, sessions.ort.SessionOptions):
         if getattr(given, "has_providers", bool)():
             raise InvalidInput(
                 "session_options has providers of its own, which a copy of it loses: name them as providers=, or pass a function "
                 "that makes the options"
             )
-        snapshot = _copy(given)
-        return lambda: _copy(snapshot)
+        snapshot = sessions.copy(given)
+        return lambda: sessions.copy(snapshot)
     if callable(given):
         return given
     raise TypeError(f"session_options is a SessionOptions or a function that makes one, not a {type(given).__name__}")
 
 
-def _copy(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
-    """The same options in an object of their own.
-
-    Python's copy module can't. A session has a copy of its options; this one is not even initialised.
-    """
-    from onnxruntime.capi import _pybind_state as native
-
-    # It would begin a file.
-    profiling, options.enable_profiling = options.enable_profiling, False
-    try:
-        copy = native.InferenceSession(options, _EMPTY_MODEL, False, False).session_options
-    finally:
-        options.enable_profiling = profiling
-    copy.enable_profiling = profiling
-    return copy
-
-
-def _entry(options: onnxruntime.SessionOptions, key: str) -> str | None:
-    try:
-        return options.get_session_config_entry(key)  # type: ignore[no-any-return]
-    except RuntimeError:
-        return None
-
-
 def _check(options: onnxruntime.SessionOptions, prepack: bool | None) -> None:
     """Refuses options that contradict what is asked for, or what has to be set."""
-    if not isinstance(options, _import().SessionOptions):
+    sessions = _import()
+    if not isinstance(options, sessions.ort.SessionOptions):
         raise TypeError(f"the function given as session_options made a {type(options).__name__}, not a SessionOptions")
-    folder = _entry(options, _FOLDER)
+    folder = sessions.entry(options, sessions.FOLDER)
     if folder:
-        raise InvalidInput(f"session_options has {_FOLDER}={folder!r}, which has to be the store's folder: leave it out")
-    disabled = _entry(options, _DISABLE_PREPACKING)
+        raise InvalidInput(f"session_options has {sessions.FOLDER}={folder!r}, which has to be the store's folder: leave it out")
+    disabled = sessions.entry(options, sessions.DISABLE_PREPACKING)
     if prepack is not None and disabled is not None and (disabled == "1") == prepack:
-        raise InvalidInput(f"prepack={prepack} contradicts session_options, which has {_DISABLE_PREPACKING}={disabled!r}")
+        raise InvalidInput(f"prepack={prepack} contradicts session_options, which has {sessions.DISABLE_PREPACKING}={disabled!r}")
     if options.optimized_model_filepath:
         raise InvalidInput(
             "session_options has an optimized_model_filepath, and what would be saved there names the store's data file: "
             "export the model, and save it from a session made by path"
         )
-
-
-# -- the session ----------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _session_class() -> Any:
-    ort = _import()
-
-    class StoreSession(ort.InferenceSession):  # type: ignore[misc, name-defined]
-        """An ``InferenceSession`` whose weights lie in a store."""
-
-        def __init__(
-            self,
-            plan: OnnxPlan,
-            make_options: Callable[[], onnxruntime.SessionOptions],
-            prepack: bool | None,
-            providers: Providers | None,
-        ) -> None:
-            self._store_plan = plan
-            self._make_store_options = make_options
-            self._store_prepack = prepack
-            #: What became of the model's tensors: ``pointed``, ``derived``, ``injected``, ``inlined`` and ``kept``, each with ``tensors``
-            #: and ``size_bytes``; ``copied``, the same by reason; ``prepack``, whether prepacking is on.
-            self.store_report: dict[str, Any] = plan.report
-            # ORT prints, and tries again on the CPU, where another provider fails; there is nothing else to try on the CPU.
-            only_cpu = all((one if isinstance(one, str) else one[0]) == "CPUExecutionProvider" for one in providers or ())
-            super().__init__(b"", None, providers=providers, enable_fallback=0 if only_cpu else 1)
-
-        def _create_inference_session(
-            self, providers: Any, provider_options: Any, disabled_optimizers: Any = None
-        ) -> None:
-            # Called by __init__, and by set_providers, for a session in place of the one before.
-            plan = self._store_plan
-            options = self._make_store_options()
-            if _entry(options, _DISABLE_PREPACKING) is None:
-                on = plan.prepack if self._store_prepack is None else self._store_prepack
-                options.add_session_config_entry(_DISABLE_PREPACKING, "0" if on else "1")
-            self.store_report["prepack"] = _entry(options, _DISABLE_PREPACKING) != "1"
-            told = _copy(options)
-            if plan.data_file is not None:
-                options.add_session_config_entry(_FOLDER, str(plan.data_file.parent))
-            _inject(options, plan)
-            self._model_bytes = plan.graph()
-            self._sess_options = options
-            lease = plan.lease()
-            try:
-                super()._create_inference_session(providers, provider_options, disabled_optimizers)
-            except BaseException:
-                lease.release()
-                raise
-            finally:
-                # ORT has mapped or copied what it needs; these would keep the rest.
-                self._model_bytes = b""
-                self._sess_options = self._sess_options_initial = told
-            # Not this object is what maps the store, but ORT's own: an IOBinding or a NodeArg keeps it alive longer.
-            finalizer = weakref.finalize(self._sess, lease.release)
-            # At exit the kernel lets go of the lease, and nothing may run that unmaps what another thread still reads.
-            finalizer.atexit = False
-
-    return StoreSession
-
-
-def _inject(options: onnxruntime.SessionOptions, plan: OnnxPlan) -> None:
-    injected = plan.injected
-    if not injected:
-        return
-    import numpy as np
-
-    ort = _import()
-    names, values = [], []
-    for name, number, shape, file, start, end in injected:
-        array = np.frombuffer(memoryview(file)[start:end], _NUMPY_TYPES[number]).reshape(shape)
-        names.append(name)
-        values.append(ort.OrtValue.ortvalue_from_numpy(array))
-    options.add_external_initializers(names, values)
 
 
 # -- several sessions -----------------------------------------------------------------------------------------------------
@@ -353,9 +235,9 @@ class SessionCache:
         *,
         prepack: bool | None = None,
         providers: Providers | None = None,
-        session_options: Options | None = None,
+        session_options: onnxruntime.SessionOptions | Callable[[], onnxruntime.SessionOptions] | None = None,
         align: bool | None = None,
-        edges: Edges | None = None,
+        edges: Literal["auto", "inject", "derive"] | None = None,
     ) -> onnxruntime.InferenceSession:
         """The session of this model with these options: one that is here, or a new one, made by one thread while the others wait for it.
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelReader"]
 
+#: A read of at least this many bytes is worth asking the disk for them beforehand.
+_LARGE_BYTES = 64 << 10
+
 
 class ModelReader(io.RawIOBase):
     """Reads a :class:`ModelFile` as a stream, with a position of its own; made by :meth:`ModelFile.open`.
@@ -22,7 +25,8 @@ class ModelReader(io.RawIOBase):
 
     def __init__(self, file: ModelFile) -> None:
         super().__init__()
-        self._view = memoryview(file)
+        self._file = file._clone()
+        self._view = memoryview(self._file)
         self._position = 0
         #: The path within the repo, as the ``name`` of other files is their path.
         self.name = file.path
@@ -58,6 +62,7 @@ class ModelReader(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         self._check()
         with memoryview(buffer) as whole, whole.cast("B") as target:
+            self._wait_for(len(target))
             part = self._view[self._position : self._position + len(target)]
             target[: len(part)] = part
         self._position += len(part)
@@ -65,6 +70,7 @@ class ModelReader(io.RawIOBase):
 
     def readall(self) -> bytes:
         self._check()
+        self._wait_for(len(self._view))
         rest = bytes(self._view[self._position :])
         self._position += len(rest)
         return rest
@@ -76,7 +82,13 @@ class ModelReader(io.RawIOBase):
         # Also called for one whose file could not be viewed.
         if hasattr(self, "_view"):
             self._view.release()
+            self._file.close()
         super().close()
+
+    def _wait_for(self, size_bytes: int) -> None:
+        # The copy is made with Python's lock held; a wait for the disk need not be.
+        if size_bytes >= _LARGE_BYTES:
+            self._file._wait_for(self._position, self._position + size_bytes)
 
     def _check(self) -> None:
         if self.closed:
