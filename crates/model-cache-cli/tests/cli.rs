@@ -255,7 +255,7 @@ fn cat_of_a_file_that_is_not_here_says_where_it_is() {
     let ran = cat("config.json");
     assert_eq!(ran.code, 3);
     assert!(ran.err.ends_with("hint: model-cache pull org/model --file config.json\n"), "{ran:?}");
-    assert!(cat("nothing.json").err.contains("has no file nothing.json"));
+    assert!(cat("nothing.json").err.contains("nothing.json of org/model is not in the store"));
     assert_eq!(cat("../../etc/passwd").code, 2);
     assert_eq!(machine.run(["cat", REPO, "config.json", "--json"]).error()["code"], "usage");
 }

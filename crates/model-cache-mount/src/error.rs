@@ -128,9 +128,7 @@ impl Error {
 
 /// A path as a shell reads it back.
 fn quoted(path: &std::path::Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-/@:+,=".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    tabagent_model_cache::shell_word(&path.display().to_string())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::{
     hub::RetryNotice,
     key::PinnedRepo,
     listing::FileState,
-    manifest::{self, Manifest},
+    manifest::{self, Manifest, QuantStatus},
     name::{FilePath, RepoSpec},
     progress::ProgressCallback,
     pull::{Pull, PullReport},
@@ -229,8 +229,11 @@ impl ModelCache {
         let mut files = commits.iter().flat_map(|commit| &commit.files);
         let begun = files.find(|file| file.path == path && file.state == FileState::Filling);
         let landed_percent = begun.map(|file| file.landed_bytes * 100 / file.size_bytes.max(1));
+        let mut quants = manifest.iter().flat_map(|manifest| manifest.quants.values());
+        let is_pulled =
+            quants.any(|quant| quant.status == QuantStatus::Downloading && quant.files.iter().any(|file| file == path.as_str()));
         let is_at_hub = manifest.is_some_and(|manifest| manifest.files.iter().any(|file| file.path == path));
-        Ok(Error::NotHere { repo: spec, path, landed_percent, is_at_hub })
+        Ok(Error::NotHere { repo: spec, path, landed_percent, is_pulled, is_at_hub })
     }
 
     /// Whether a file is here, complete and verified.

@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     key::PinnedRepo,
     name::{FilePath, RepoSpec},
-    progress::ProgressCallback,
+    progress::{self, ProgressCallback},
     record::*,
 };
 use std::collections::BTreeMap;
@@ -73,32 +73,26 @@ impl ModelCache {
         }
         let total_bytes = contents.values().map(|names| names[0].2.size_bytes).sum();
         let mut report = VerifyReport { files: names.len() as u64, ..VerifyReport::default() };
-        let go_on = || match &options.cancel {
-            Some(cancel) if cancel.is_cancelled() => Err(Error::Cancelled),
-            _ => Ok(()),
-        };
+        let cancel = options.cancel.as_ref();
         for names in contents.values() {
             let (repo, path, metadata) = names[0];
             let mut findings = Vec::new();
             let before = report.bytes;
             let mut tell = |bytes: u64| {
                 report.bytes = before + bytes;
-                if let Some(progress) = &options.progress {
-                    progress(report.bytes, total_bytes);
-                }
-                go_on()
+                progress::tell(options.progress.as_ref(), cancel, report.bytes, total_bytes)
             };
             match self.verify_one(repo, path, metadata, options.digest, &mut findings, &mut tell) {
                 Ok(()) => {}
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 // A file that can't even be opened is damaged as a whole.
-                Err(error) => findings.push((0, crate::progress::chain(&error))),
+                Err(error) => findings.push((0, progress::chain(&error))),
             }
             report.blocks += blocks(metadata.size_bytes);
-            match self.store().verify_derived(&metadata.digest, &go_on) {
+            match self.store().verify_derived(&metadata.digest, &|| progress::go_on(cancel)) {
                 Ok(derived) => findings.extend(derived.into_iter().map(|reason| (0, reason))),
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
-                Err(error) => findings.push((0, crate::progress::chain(&error))),
+                Err(error) => findings.push((0, progress::chain(&error))),
             }
             for (repo, path, _) in names {
                 report.bad.extend(findings.iter().map(|(block, reason)| BadBlock {
@@ -156,7 +150,7 @@ impl ModelCache {
                     done_bytes += bytes.len() as u64;
                 }
                 Err(error) => {
-                    findings.push((block, crate::progress::chain(&error)));
+                    findings.push((block, progress::chain(&error)));
                     hasher = None;
                     let range = block_range(metadata.size_bytes, block);
                     done_bytes += range.end - range.start;

@@ -153,7 +153,7 @@ pub enum Error {
         path: FilePath,
     },
     /// The repo is known here, and this file of it is not here, or not all of it.
-    #[error("{path} of {repo} {}", match .landed_percent { Some(percent) => format!("is not complete: {percent} % of it is here"), None => "is not in the store".to_owned() })]
+    #[error("{path} of {repo} {}", match .landed_percent { Some(percent) => format!("is {}: {percent} % of it is here", if *.is_pulled { "being pulled" } else { "not complete" }), None => "is not in the store".to_owned() })]
     NotHere {
         /// The repo, with its revision if one was given.
         repo: RepoSpec,
@@ -161,6 +161,8 @@ pub enum Error {
         path: FilePath,
         /// How much of it has landed, if it was begun.
         landed_percent: Option<u64>,
+        /// Whether some process pulls it now.
+        is_pulled: bool,
         /// Whether the Hub has it, as far as was written down.
         is_at_hub: bool,
     },
@@ -529,7 +531,7 @@ impl Error {
             Self::RepoNotFound { .. } => Some("check the spelling and what the token may read".to_owned()),
             Self::RevisionNotFound { repo, .. } => Some(format!("model-cache scan {repo} looks at main")),
             Self::FileNotFound { repo, .. } => Some(format!("model-cache scan {repo} shows what it has")),
-            Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {}", shell(path.as_str()))),
+            Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {}", shell_word(path.as_str()))),
             Self::QuantNotFound { repo, offered, .. } => {
                 offered.first().map(|quant| format!("model-cache pull {repo} --quant {quant}"))
             }
@@ -541,7 +543,7 @@ impl Error {
                  model-cache export {repo} --to DIR writes them"
             )),
             Self::NotHere { repo, path, is_at_hub: true, .. } => {
-                Some(format!("model-cache pull {repo} --file {}", shell(path.as_str())))
+                Some(format!("model-cache pull {repo} --file {}", shell_word(path.as_str())))
             }
             Self::NotHere { repo, .. } => Some(format!("model-cache ls {repo} shows what is here")),
             Self::NotInStore { repo } => {
@@ -581,12 +583,6 @@ impl Error {
             _ => None,
         }
     }
-}
-
-/// A word of a hint as a shell reads it back.
-fn shell(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-/@:+,=".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// Puts what was attempted beside an engine error.

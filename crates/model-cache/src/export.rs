@@ -5,7 +5,7 @@ use crate::{
     choice::Globs,
     error::{Attempted, Error, Result},
     name::RepoSpec,
-    progress::ProgressCallback,
+    progress::{self, ProgressCallback},
     record::CHUNK_BYTES,
     store::Content,
 };
@@ -98,15 +98,8 @@ impl ModelCache {
         let (mut inline_files, mut method) = (0, None);
         for (path, _) in &files {
             let before = report.bytes;
-            let tell = |bytes: u64| {
-                if let Some(progress) = &options.progress {
-                    progress(before + bytes, total_bytes);
-                }
-                match &options.cancel {
-                    Some(cancel) if cancel.is_cancelled() => Err(Error::Cancelled),
-                    _ => Ok(()),
-                }
-            };
+            let tell =
+                |bytes: u64| progress::tell(options.progress.as_ref(), options.cancel.as_ref(), before + bytes, total_bytes);
             tell(0)?;
             let Some(file) = self.store().open_file(&pinned, path, false)? else {
                 let (repo, commit) = (spec.repo.clone(), pinned.commit.clone());

@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     key::PinnedRepo,
     name::{FilePath, RepoId, RepoSpec},
-    progress::ProgressCallback,
+    progress::{self, ProgressCallback},
     record::*,
     store::{Fill, Wanted},
 };
@@ -77,15 +77,8 @@ impl ModelCache {
         let mut report = ImportReport { repo: repo.repo.clone(), files: 0, bytes: 0, here_bytes: 0, skipped };
         for (path, (source, size_bytes)) in sources {
             let before = report.bytes;
-            let tell = |bytes: u64| {
-                if let Some(progress) = &options.progress {
-                    progress(before + bytes, total_bytes);
-                }
-                match &options.cancel {
-                    Some(cancel) if cancel.is_cancelled() => Err(Error::Cancelled),
-                    _ => Ok(()),
-                }
-            };
+            let tell =
+                |bytes: u64| progress::tell(options.progress.as_ref(), options.cancel.as_ref(), before + bytes, total_bytes);
             if self.import_one(&repo, path, &source, size_bytes, &tell)? {
                 report.here_bytes += size_bytes;
             }

@@ -39,7 +39,7 @@ pub use gather::Gathered;
 pub use import::{ImportOptions, ImportReport};
 pub use listing::{FileInfo, FileState, RepoFiles, RepoSummary, Stats};
 pub use manifest::{Manifest, ManifestFile, QuantInfo, QuantStatus};
-pub use name::{CommitId, FilePath, RepoId, RepoSpec, Revision};
+pub use name::{CommitId, FilePath, RepoId, RepoSpec, Revision, shell_word};
 pub use onnx::{CopyReason, Edges, InjectedTensor, OnnxLease, OnnxModel, OnnxOptions, OnnxPlan, OnnxReport, Tally};
 pub use placement::Placement;
 pub use progress::{Event, EventKind, EventSink, ProgressCallback};

@@ -257,6 +257,17 @@ impl AsRef<str> for FilePath {
     }
 }
 
+/// `word` as a shell reads it back, for commands that can be pasted: in quotes where it has to be.
+///
+/// ```
+/// assert_eq!(tabagent_model_cache::shell_word("org/name@v1.0"), "org/name@v1.0");
+/// assert_eq!(tabagent_model_cache::shell_word("*.json"), "'*.json'");
+/// ```
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-/@:+,=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 /// A name for an error message: control characters escaped, cut at 120 characters, so that what a hostile server or a
 /// slip of the keyboard sends can't write to somebody's terminal.
 pub(crate) fn printable(name: &str) -> String {

@@ -1,12 +1,13 @@
 //! What a pull tells while it runs: [`Event`]s, the plain [`ProgressCallback`], and the [`Reporter`] that feeds both.
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use serde::Serialize;
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+use tokio_util::sync::CancellationToken;
 
 /// Called with (bytes here, bytes in all) of a pull: at most ten times a second, never backwards, and last with
 /// (total, total) once everything is sealed.
@@ -16,6 +17,30 @@ pub type ProgressCallback = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
 /// Called with every [`Event`] of a pull. Called from the task that pulls: it must not block.
 pub type EventSink = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// Tells how far long work is, and whether it is to end early.
+///
+/// # Errors
+/// [`Error::Cancelled`].
+pub(crate) fn tell(
+    progress: Option<&ProgressCallback>,
+    cancel: Option<&CancellationToken>,
+    done_bytes: u64,
+    total_bytes: u64,
+) -> Result<()> {
+    if let Some(progress) = progress {
+        progress(done_bytes, total_bytes);
+    }
+    go_on(cancel)
+}
+
+/// Whether long work may go on.
+///
+/// # Errors
+/// [`Error::Cancelled`].
+pub(crate) fn go_on(cancel: Option<&CancellationToken>) -> Result<()> {
+    if cancel.is_some_and(CancellationToken::is_cancelled) { Err(Error::Cancelled) } else { Ok(()) }
+}
 
 /// How often progress of one file, or of the whole, is told.
 const INTERVAL: Duration = Duration::from_millis(100);

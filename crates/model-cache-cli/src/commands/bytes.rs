@@ -10,7 +10,7 @@ use std::{
     io::{self, IsTerminal, Write},
     ops::Range,
 };
-use tabagent_model_cache::{Error, ModelFile, QuantStatus, RepoSpec};
+use tabagent_model_cache::{Error, ModelFile};
 use tokio_util::sync::CancellationToken;
 
 /// Written at once: an interrupt is heard in between.
@@ -23,45 +23,7 @@ pub(super) async fn cat(cx: &Context, repo: String, path: String, range: Option<
     }
     let cache = cx.open_there().await?;
     let (asked, opened) = (repo.clone(), path.clone());
-    let looked = cx.blocking(move || {
-        if let Some(file) = cache.get_file(&repo, &path)? {
-            return Ok(Ok(file));
-        }
-        // Not here: begun, known to be at the Hub, or not at all?
-        let commits = cache.files(&repo).unwrap_or_default();
-        if let Some(file) = commits.iter().flat_map(|commit| &commit.files).find(|file| file.path.as_str() == path) {
-            let percent = render::percent(file.landed_bytes, file.size_bytes);
-            let manifest = cache.local_manifest(&repo)?;
-            let mut quants = manifest.iter().flat_map(|manifest| manifest.quants.values());
-            let pulled = quants.any(|quant| quant.status == QuantStatus::Downloading && quant.files.contains(&path));
-            return Ok(Err(Absent::Begun { percent, pulled }));
-        }
-        Ok(Err(match cache.local_manifest(&repo)? {
-            None => Absent::Repo,
-            Some(manifest) if manifest.files.iter().any(|file| file.path.as_str() == path) => Absent::File,
-            Some(_) => Absent::Unknown,
-        }))
-    });
-    let file = match looked.await? {
-        Ok(file) => file,
-        Err(Absent::Repo) => match asked.parse::<RepoSpec>() {
-            Ok(repo) => return Err(Error::NotInStore { repo }.into()),
-            Err(error) => return Err(error.into()),
-        },
-        Err(Absent::Begun { percent, pulled }) => {
-            let how = if pulled { "is being pulled" } else { "is not complete" };
-            let failure = Failure::new(Code::NotFound, format!("{opened} of {asked} {how}: {percent} % of it is here"));
-            return Err(failure.hint(format!("model-cache pull {asked} --file {}", render::shell(&opened))));
-        }
-        Err(Absent::File) => {
-            let failure = Failure::new(Code::NotFound, format!("{opened} of {asked} is not in the store"));
-            return Err(failure.hint(format!("model-cache pull {asked} --file {}", render::shell(&opened))));
-        }
-        Err(Absent::Unknown) => {
-            let failure = Failure::new(Code::NotFound, format!("{asked} has no file {opened}"));
-            return Err(failure.hint(format!("model-cache show {asked}")));
-        }
-    };
+    let file = cx.blocking(move || cache.open_file(&repo, &path)).await?;
     let size_bytes = file.len() as u64;
     let range = match range {
         None => 0..size_bytes,
@@ -86,18 +48,6 @@ pub(super) async fn cat(cx: &Context, repo: String, path: String, range: Option<
         Some(Err(_)) => Err(Failure::new(Code::Other, "model-cache failed inside; this is a bug")),
         None => Err(cx.interrupt.failure()),
     }
-}
-
-/// Why a file can't be opened.
-enum Absent {
-    /// Nothing is known of the repo.
-    Repo,
-    /// The repo has it, the store does not.
-    File,
-    /// Some of it is here.
-    Begun { percent: u64, pulled: bool },
-    /// The repo has no such file.
-    Unknown,
 }
 
 /// Copies `range`; `false`, and nothing copied, if it would make a terminal do things.
