@@ -94,7 +94,7 @@ impl ModelCache {
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         wait::check_cancel(cancel.as_ref())?;
-        let (quants, globs): (Vec<String>, Vec<String>) = (several("quant", quant)?, several("files", files)?);
+        let (quants, globs): (Vec<String>, Vec<String>) = (several("quant", "str", quant)?, several("files", "str", files)?);
         let work = self.pulling(py, repo, |pull| {
             let pull = quants.into_iter().fold(pull.all(all), Pull::quant);
             globs.into_iter().fold(pull, Pull::file)

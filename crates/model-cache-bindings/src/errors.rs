@@ -24,6 +24,11 @@ fn raise_with(py: Python<'_>, text: &str, error: &Error) -> PyErr {
     raised
 }
 
+/// The exception of arguments that can't be.
+pub(crate) fn invalid(py: Python<'_>, message: &str) -> PyErr {
+    exception(py, "InvalidInput", message, "usage", None)
+}
+
 /// The exception of a cache or file that was closed.
 pub(crate) fn closed(py: Python<'_>, what: &str) -> PyErr {
     exception(py, "ClosedError", &format!("{what} is closed"), "usage", None)
@@ -53,7 +58,7 @@ fn class_of(error: &Error) -> &'static str {
         Error::QuantNotChosen { .. } => "QuantNotChosen",
         Error::RepoNotFound { .. } => "RepoNotFound",
         Error::RevisionNotFound { .. } => "RevisionNotFound",
-        Error::FileNotFound { .. } => "FileNotInRepo",
+        Error::FileNotFound { .. } | Error::NotHere { .. } => "FileNotInRepo",
         Error::QuantNotFound { .. } => "QuantNotFound",
         Error::NotInStore { .. } => "NotInStore",
         Error::Gated { .. } => "Gated",

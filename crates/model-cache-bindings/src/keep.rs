@@ -2,6 +2,7 @@
 
 use crate::{
     cache::ModelCache,
+    errors,
     several::several,
     values,
     wait::Watch,
@@ -47,7 +48,10 @@ impl ModelCache {
         files: Option<Bound<'py, PyAny>>,
         quant: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (globs, quants): (Vec<String>, Vec<String>) = (several("files", files)?, several("quant", quant)?);
+        let (globs, quants): (Vec<String>, Vec<String>) = (several("files", "str", files)?, several("quant", "str", quant)?);
+        if globs.is_empty() && quants.is_empty() {
+            return Err(errors::invalid(py, "delete_files needs files or quant; delete_model removes all of a repo"));
+        }
         values::removed(py, &self.with(py, |cache| cache.delete_files(repo, &globs, &quants))?)
     }
 
@@ -72,7 +76,7 @@ impl ModelCache {
         progress: Option<Bound<'py, PyAny>>,
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let (watch, globs, cache) = (Watch::new(progress, cancel)?, several("files", files)?, self.opened(py)?);
+        let (watch, globs, cache) = (Watch::new(progress, cancel)?, several("files", "str", files)?, self.opened(py)?);
         let verify = move |line: Line| {
             let options = VerifyOptions { digest, progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
             cache.verify(repo.as_deref(), &globs, &options)
@@ -91,7 +95,7 @@ impl ModelCache {
         progress: Option<Bound<'py, PyAny>>,
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let (watch, paths, cache) = (Watch::new(progress, cancel)?, several("paths", Some(paths))?, self.opened(py)?);
+        let (watch, paths, cache) = (Watch::new(progress, cancel)?, several("paths", "path", Some(paths))?, self.opened(py)?);
         let import = move |line: Line| {
             let options = ImportOptions { progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
             cache.import(&repo, &paths, &options)
@@ -113,7 +117,7 @@ impl ModelCache {
         progress: Option<Bound<'py, PyAny>>,
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let (watch, globs, cache) = (Watch::new(progress, cancel)?, several("files", files)?, self.opened(py)?);
+        let (watch, globs, cache) = (Watch::new(progress, cancel)?, several("files", "str", files)?, self.opened(py)?);
         let export = move |line: Line| {
             let options = ExportOptions { force, progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
             cache.export(&repo, &globs, &to, &options)

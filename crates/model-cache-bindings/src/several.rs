@@ -1,12 +1,14 @@
 //! Arguments that are one thing or several of them.
 
+use crate::errors;
 use pyo3::{exceptions::PyTypeError, prelude::*};
 
-/// One `T`, or those an iterable gives; none for None.
+/// One `T`, which Python calls `kind`, or those an iterable gives; none for None.
 ///
 /// # Errors
-/// `TypeError` with the name of the argument.
-pub(crate) fn several<T>(name: &str, value: Option<Bound<'_, PyAny>>) -> PyResult<Vec<T>>
+/// `TypeError` with the name of the argument. `InvalidInput` for an iterable that gives none: None stands for all there is, and a list
+/// that came out empty does not mean that.
+pub(crate) fn several<T>(name: &str, kind: &str, value: Option<Bound<'_, PyAny>>) -> PyResult<Vec<T>>
 where
     T: for<'a, 'py> FromPyObject<'a, 'py>,
 {
@@ -15,9 +17,15 @@ where
         return Ok(vec![one]);
     }
     let refused = |wrong: &Bound<'_, PyAny>| {
-        let kind = wrong.get_type().qualname().map_or_else(|_| "?".to_owned(), |kind| kind.to_string());
-        PyTypeError::new_err(format!("{name} must be one of its kind or an iterable of several, and {kind} is neither"))
+        let found = wrong.get_type().qualname().map_or_else(|_| "?".to_owned(), |found| found.to_string());
+        PyTypeError::new_err(format!("{name} must be a {kind} or an iterable of {kind}, not {found}"))
     };
     let items = value.try_iter().map_err(|_| refused(&value))?;
-    items.map(|item| item.and_then(|item| item.extract().map_err(|_| refused(&item)))).collect()
+    let found: Vec<T> =
+        items.map(|item| item.and_then(|item| item.extract().map_err(|_| refused(&item)))).collect::<PyResult<_>>()?;
+    if found.is_empty() {
+        let message = format!("{name} is empty, and would choose nothing: leave it out to choose all there is");
+        return Err(errors::invalid(value.py(), &message));
+    }
+    Ok(found)
 }

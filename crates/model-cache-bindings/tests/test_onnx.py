@@ -26,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tabagent_model_cache import (
     ClosedError,
     FileNotInRepo,
+    NotInStore,
     ForkedError,
     FormatError,
     InvalidInput,
@@ -457,7 +458,7 @@ def test_a_removed_model_keeps_its_bytes_until_its_session_is_gone(removable: Mo
         removable.delete_model("org/other")
     assert np.array_equal(session.run(None, {"x": X}), expected)
     assert removable.get_stats().doomed_bytes == 256 * 256 * 4
-    with pytest.raises(FileNotInRepo):
+    with pytest.raises(NotInStore):
         onnx_session(removable, "org/m", "model.onnx")
     del session
     assert kept_bytes(removable) == 0
@@ -674,7 +675,7 @@ def test_a_session_is_kept_by_content_and_options(three: ModelCache, tmp_path: P
         changed = sessions.get(three, "org/m0", "model.onnx")
         assert changed is not first and not changed.run(None, {"x": X})[0].any()
         three.delete_model("org/m0")
-        with pytest.raises(FileNotInRepo):
+        with pytest.raises(NotInStore):
             sessions.get(three, "org/m0", "model.onnx")
 
 

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import BIG, REPO, Hub
@@ -23,6 +24,7 @@ from tabagent_model_cache import (
     NetworkError,
     NotFound,
     Offline,
+    Pull,
     QuantNotChosen,
     QuantNotFound,
     RepoNotFound,
@@ -249,3 +251,45 @@ def test_an_awaited_iteration_can_be_left_and_cancelled_as_a_plain_one(open_cach
         assert events[-1] == "cancelled"
 
     asyncio.run(work(open_cache(slow_hub)))
+
+
+def test_of_two_tasks_on_one_pull_the_second_is_refused_and_neither_waits_for_ever(open_cache: Open, slow_hub: Hub) -> None:
+    async def consume(pull: Pull) -> str:
+        async for _ in pull:
+            await asyncio.sleep(0)
+        return "ended"
+
+    async def both() -> list[str | BaseException]:
+        async with open_cache(slow_hub).pull(REPO, files=BIG) as pull:
+            tasks = [asyncio.ensure_future(consume(pull)) for _ in range(2)]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+            pull.cancel()
+            return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+
+    ends = asyncio.run(both())
+    assert sorted(type(end).__name__ for end in ends) == ["Cancelled", "RuntimeError"], ends
+
+
+def test_a_pull_whose_cancel_is_set_already_fetches_nothing(cache: ModelCache, hub: Hub) -> None:
+    cancel = CancelToken()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        list(cache.pull(REPO, files="config.json", cancel=cancel))
+    assert not cache.has_file(REPO, "config.json")
+
+
+def test_a_selection_that_came_out_empty_does_not_mean_everything(cache: ModelCache, tmp_path: Path) -> None:
+    cache.download_file(REPO, "config.json")
+    calls: list[Callable[[], object]] = [
+        lambda: cache.pull(REPO, files=[]),
+        lambda: cache.pull(REPO, quant=iter(())),
+        lambda: cache.export(REPO, tmp_path / "out", files=()),
+        lambda: cache.verify(REPO, files=[]),
+        lambda: cache.delete_files(REPO, files=[]),
+        lambda: cache.delete_files(REPO),
+        lambda: cache.import_files("me/x", []),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidInput, match="files|quant|paths"):
+            call()
+    assert cache.has_file(REPO, "config.json") and not (tmp_path / "out").exists()

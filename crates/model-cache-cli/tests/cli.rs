@@ -244,6 +244,19 @@ fn cat_gives_the_bytes_that_were_served_and_nothing_else() {
 }
 
 #[test]
+fn a_process_that_may_not_take_the_address_space_is_told_what_helps() {
+    let machine = Machine::with_model(2 * MIB);
+    let program = env!("CARGO_BIN_EXE_model-cache");
+    let script = format!("ulimit -v 4000000; exec {program} --store \"$0\" gc");
+    std::fs::write(machine.path("mine.bin"), "mine").unwrap();
+    machine.json(&["import", "me/model", machine.path("mine.bin").to_str().unwrap()]);
+    let ran = std::process::Command::new("sh").args(["-c", &script]).arg(machine.path("store")).output().unwrap();
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    assert!(said.contains("address space") && said.contains("ulimit -v"), "{said}");
+}
+
+#[test]
 fn cat_of_a_file_that_is_not_here_says_where_it_is() {
     let machine = Machine::with_model(2 * MIB);
     let cat = |path: &str| machine.run(["cat", REPO, path]);

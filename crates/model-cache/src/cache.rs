@@ -215,25 +215,25 @@ impl ModelCache {
     pub fn open_file(&self, repo: &str, path: &str) -> Result<ModelFile> {
         match self.get_file(repo, path)? {
             Some(file) => Ok(file),
-            None => Err(self.why_not_here(repo, path)?),
+            None => Err(self.why_not_here(&repo.parse()?, &path.parse()?)?),
         }
     }
 
-    fn why_not_here(&self, repo: &str, path: &str) -> Result<Error> {
-        let (spec, path): (RepoSpec, FilePath) = (repo.parse()?, path.parse()?);
-        let manifest = self.local_manifest(repo)?;
-        let commits = match self.files(repo) {
+    pub(crate) fn why_not_here(&self, spec: &RepoSpec, path: &FilePath) -> Result<Error> {
+        let repo = spec.to_string();
+        let manifest = self.local_manifest(&repo)?;
+        let commits = match self.files(&repo) {
             Err(Error::NotInStore { .. }) if manifest.is_some() => Vec::new(),
             commits => commits?,
         };
         let mut files = commits.iter().flat_map(|commit| &commit.files);
-        let begun = files.find(|file| file.path == path && file.state == FileState::Filling);
+        let begun = files.find(|file| file.path == *path && file.state == FileState::Filling);
         let landed_percent = begun.map(|file| file.landed_bytes * 100 / file.size_bytes.max(1));
         let mut quants = manifest.iter().flat_map(|manifest| manifest.quants.values());
         let is_pulled =
             quants.any(|quant| quant.status == QuantStatus::Downloading && quant.files.iter().any(|file| file == path.as_str()));
-        let is_at_hub = manifest.is_some_and(|manifest| manifest.files.iter().any(|file| file.path == path));
-        Ok(Error::NotHere { repo: spec, path, landed_percent, is_pulled, is_at_hub })
+        let is_at_hub = manifest.is_some_and(|manifest| manifest.files.iter().any(|file| file.path == *path));
+        Ok(Error::NotHere { repo: spec.clone(), path: path.clone(), landed_percent, is_pulled, is_at_hub })
     }
 
     /// Whether a file is here, complete and verified.

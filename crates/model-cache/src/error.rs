@@ -194,6 +194,8 @@ pub enum Error {
         path: FilePath,
         /// Where it was begun: how many bytes of it are here, and how many it has.
         landed: Option<(u64, u64)>,
+        /// Whether the graph was imported, so that the Hub can't give the rest.
+        is_imported: bool,
     },
 
     // -- the Hub and the way to it -------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// A file is not what its format says it should be, or lies about itself.
-    #[error("not a {format} file that can be used: {reason} (offset {offset})")]
+    #[error("not a usable {format} file: {reason} (offset {offset})")]
     BadFormat {
         /// "GGUF", "safetensors", "ONNX".
         format: &'static str,
@@ -531,6 +533,9 @@ impl Error {
             Self::RepoNotFound { .. } => Some("check the spelling and what the token may read".to_owned()),
             Self::RevisionNotFound { repo, .. } => Some(format!("model-cache scan {repo} looks at main")),
             Self::FileNotFound { repo, .. } => Some(format!("model-cache scan {repo} shows what it has")),
+            Self::MissingData { repo, is_imported: true, .. } => {
+                Some(format!("model-cache import {repo} FOLDER, the folder being that of the graph with all its files"))
+            }
             Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {}", shell_word(path.as_str()))),
             Self::QuantNotFound { repo, offered, .. } => {
                 offered.first().map(|quant| format!("model-cache pull {repo} --quant {quant}"))

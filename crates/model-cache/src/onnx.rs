@@ -268,18 +268,16 @@ impl ModelCache {
     /// hundred nodes. No network.
     ///
     /// # Errors
-    /// [`Error::FileNotFound`] if the graph is not here; [`Error::MissingData`] if a file it names is not, or is still being pulled;
+    /// [`Error::NotInStore`] and [`Error::NotHere`] if the graph is not here; [`Error::MissingData`] if a file it names is not, or is still being pulled;
     /// [`Error::BadFormat`] if it is no ONNX model, names a file outside its own folder, or a tensor that does not fit.
     pub fn onnx(&self, repo: &str, path: &str) -> Result<OnnxModel> {
         let (spec, path): (RepoSpec, FilePath) = (repo.parse()?, path.parse()?);
-        let mut commit = None;
         for pinned in self.store().local_repos(&spec)? {
             if let Some(file) = self.open_pinned(&pinned, &path)? {
                 return self.open_onnx(&pinned, &path, file);
             }
-            commit = commit.or(pinned.commit);
         }
-        Err(Error::FileNotFound { repo: spec.repo, commit, path: path.to_string() })
+        Err(self.why_not_here(&spec, &path)?)
     }
 
     fn open_onnx(&self, repo: &PinnedRepo, path: &FilePath, file: ModelFile) -> Result<OnnxModel> {
@@ -331,6 +329,7 @@ impl ModelCache {
             graph: graph.clone(),
             path: path.clone(),
             landed: fill.map(|fill| (fill.landed_bytes, fill.size_bytes)),
+            is_imported: repo.commit.is_none(),
         }
     }
 }

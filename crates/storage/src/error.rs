@@ -42,6 +42,18 @@ pub enum Error {
         /// What there is.
         free_bytes: u64,
     },
+    /// The process may not take the address space an environment needs: 8 TiB for one of extents, 64 GiB for one of records, of which
+    /// only what is touched becomes memory.
+    #[error("could not {action} {environment:?}: the process may not take that much address space")]
+    NoAddressSpace {
+        /// The operation.
+        action: &'static str,
+        /// The environment's folder.
+        environment: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
     /// A record is not what it should be.
     #[error("record {key:?} of table {table} is damaged: {reason}")]
     BadRecord {
@@ -139,6 +151,9 @@ impl Error {
             Self::ReadOnly { .. } => Some("choose a store you may write: --store DIR or MODEL_CACHE_HOME"),
             Self::NotAFolder { .. } => Some("name a folder: --store DIR or MODEL_CACHE_HOME"),
             Self::OtherPidNamespace { .. } => Some("close it there first, or give each container a store of its own"),
+            Self::NoAddressSpace { .. } => Some(
+                "a store takes 8 TiB of address space (not of memory): raise ulimit -v, or close other stores of this process",
+            ),
             Self::Forked { .. } => Some("open the store after the fork, in the process that uses it"),
             Self::NoSpace { .. } => Some("free some space on the store's disk"),
             _ => None,

@@ -325,7 +325,6 @@ class ModelFile:
     def digest(self) -> str:
         """The Hub's digest, ``sha256:<hex>`` or ``git-sha1:<hex>``; it was checked before the file became visible."""
 
-    @property
     def __bytes__(self) -> bytes:
         """All bytes, copied; other threads run while they come from the disk."""
 
@@ -335,6 +334,7 @@ class ModelFile:
     def _wait_for(self, start: int, end: int) -> None:
         """Waits until these bytes are in memory, other threads running meanwhile."""
 
+    @property
     def closed(self) -> bool:
         """Whether it was closed."""
 

@@ -55,7 +55,8 @@ def onnx_session(
 ) -> onnxruntime.InferenceSession:
     """Makes an ONNX Runtime session of a model in the store, its weights mapped from where they lie there.
 
-    The result is an ``onnxruntime.InferenceSession``, with the outputs of one made by path. Weights in external data, in any number of
+    The result is an ``onnxruntime.InferenceSession``, with the outputs of one made by path
+    with the same prepacking, bit by bit; see ``prepack`` for what the default chooses. Weights in external data, in any number of
     files, and the raw data of a single ``.onnx`` are mapped by ONNX Runtime from the store's data file: no copy, and shared with every
     process that does the same. What can't be mapped is copied: tensors of less than 1 KiB, files of up to 64 KiB, and tensors that cross
     an edge of a chunk of 100 MiB (see ``edges``).
@@ -65,7 +66,8 @@ def onnx_session(
 
     ``prepack``: whether ONNX Runtime lays out weights anew for its kernels, which is its own default. It makes a private copy of them, and of
     592 MiB of float32 weights a load takes 0.7 s instead of 0.1 s. Without, 4-bit models run 5 to 170 times slower, 8-bit ones 1.6 to 11
-    times, float32 ones as fast for one input at a time and 1.7 to 2.5 times slower for batches of 8 and more. ``None`` looks at the
+    times, float32 ones as fast for one input at a time and 1.7 to 2.5 times slower for batches of 8 and more, and float32 sums are rounded in another order, which
+    shows in the last bits. ``None`` looks at the
     operators: off where every large weight is float32 in an operator that does well without, on otherwise.
 
     ``providers``: as of ``InferenceSession``.
@@ -82,6 +84,7 @@ def onnx_session(
     them, the second above.
 
     :raises FileNotInRepo: the model is not in the store; ``cache.download_quant`` or ``cache.download_file`` brings it.
+    :raises NotInStore: nothing of ``repo`` is.
     :raises NotFound: a file its graph names is not in the store, or is still being pulled.
     :raises FormatError: the graph is not a well-formed ONNX model, or names what is not beside it.
     :raises IntegrityError: tensors across edges were to be kept once more, and the disk does not have what was stored of them.
@@ -91,8 +94,18 @@ def onnx_session(
     And what ``InferenceSession`` itself raises.
     """
     _import()
+    _check_arguments(cache, prepack)
     model = cache._onnx(repo, path)
     return _make(model, f"{repo} {path}", prepack, providers, session_options, align, edges)
+
+
+def _check_arguments(cache: ModelCache, prepack: bool | None) -> None:
+    from ._native import ModelCache
+
+    if not isinstance(cache, ModelCache):
+        raise TypeError(f"cache must be a ModelCache, not {type(cache).__name__}")
+    if prepack is not None and not isinstance(prepack, bool):
+        raise TypeError(f"prepack must be True, False or None, not {type(prepack).__name__}")
 
 
 def _import() -> Any:
@@ -212,6 +225,9 @@ class SessionCache:
     """
 
     def __init__(self, max_sessions: int = 8, max_bytes: int | None = None) -> None:
+        for name, number in (("max_sessions", max_sessions), ("max_bytes", 0 if max_bytes is None else max_bytes)):
+            if not isinstance(number, int):
+                raise TypeError(f"{name} must be an int, not {type(number).__name__}")
         if max_sessions < 1:
             raise InvalidInput(f"max_sessions={max_sessions}: at least one session is kept")
         if max_bytes is not None and max_bytes < 0:
@@ -246,6 +262,7 @@ class SessionCache:
         """
         self._check()
         _import()
+        _check_arguments(cache, prepack)
         model = cache._onnx(repo, path)
         key = (tuple(model.digests), prepack, _frozen(providers), session_options, align, edges)
         while True:

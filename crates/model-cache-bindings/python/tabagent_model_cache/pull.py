@@ -42,6 +42,9 @@ class Pull(Iterator[dict[str, Any]], AsyncIterator[dict[str, Any]]):
         self._ended = False
         self._told = False
         self._report: PullReport | None = None
+        self._awaited = False
+        if cancel is not None and cancel.is_set():
+            work.cancel()
         work.start()
 
     @property
@@ -77,7 +80,7 @@ class Pull(Iterator[dict[str, Any]], AsyncIterator[dict[str, Any]]):
             if self._ended:
                 self._end()
                 raise StopAsyncIteration
-            self._take(await waiting.news(self._work, self._cancel))
+            await self._news(self._cancel)
         return self._events.popleft()
 
     def __enter__(self) -> Pull:
@@ -96,7 +99,17 @@ class Pull(Iterator[dict[str, Any]], AsyncIterator[dict[str, Any]]):
     ) -> None:
         self._work.cancel()
         while not self._ended:
-            self._take(await waiting.news(self._work, None))
+            await self._news(None)
+
+    async def _news(self, cancel: Cancel | None) -> None:
+        # There is one bell: of two tasks that wait for it one would not hear it.
+        if self._awaited:
+            raise RuntimeError("another task awaits the next event of this Pull: give each task a pull of its own, or pass events on")
+        self._awaited = True
+        try:
+            self._take(await waiting.news(self._work, cancel))
+        finally:
+            self._awaited = False
 
     def _take(self, news: waiting.News) -> None:
         _, events, self._ended = news

@@ -246,6 +246,8 @@ class Stats(Record):
     chunks: int
     #: Bytes of complete content.
     live_bytes: int
+    #: Bytes of values made of content for loaders that need another layout; they go with the content they were made of.
+    derived_bytes: int
     #: Bytes reserved for content that is being fetched, or was begun.
     filling_bytes: int
     #: Bytes of content without a name that waits for its last reader.

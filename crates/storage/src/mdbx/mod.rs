@@ -412,6 +412,10 @@ fn open_error(action: &'static str, folder: &Path, source: libmdbx::Error) -> Er
         libmdbx::Error::ReadOnlyFilesystem => {
             Error::ReadOnly { path, source: io::Error::from(io::ErrorKind::ReadOnlyFilesystem) }
         }
+        libmdbx::Error::OutOfMemory => {
+            let source = io::Error::from(nix::errno::Errno::ENOMEM);
+            Error::NoAddressSpace { action, environment: path, source }
+        }
         libmdbx::Error::RemoteFilesystem => Error::NetworkFileSystem { path, kind: "as libmdbx says" },
         source @ (libmdbx::Error::Corrupted
         | libmdbx::Error::PageNotFound
