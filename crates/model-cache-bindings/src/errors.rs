@@ -17,7 +17,7 @@ pub(crate) fn raise_about(py: Python<'_>, what: &str, error: &Error) -> PyErr {
 
 fn raise_with(py: Python<'_>, text: &str, error: &Error) -> PyErr {
     let raised = exception(py, class_of(error), text, error.kind().as_str(), error.hint().as_deref());
-    if let Some(number) = os_error(error) {
+    if let Some(number) = error.raw_os_error() {
         let words = io::Error::from_raw_os_error(number).to_string();
         raised.set_cause(py, Some(PyOSError::new_err((number, words))));
     }
@@ -86,15 +86,4 @@ fn class_of_kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Interrupted => "Cancelled",
         ErrorKind::Other => "StoreError",
     }
-}
-
-/// The operating system's number at the root of `error`, if it has one.
-fn os_error(error: &Error) -> Option<i32> {
-    let mut source = std::error::Error::source(error);
-    let mut number = None;
-    while let Some(cause) = source {
-        number = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).or(number);
-        source = cause.source();
-    }
-    number
 }

@@ -1,11 +1,11 @@
-//! Ctrl-C and SIGTERM: the first asks the work to stop, the second ends the program at once.
+//! Ctrl-C, SIGTERM and the end of the terminal: the first asks the work to stop, the second ends the program at once.
 
 use crate::{
     exit::{Code, Failure},
     talk,
 };
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
 };
 use std::{
@@ -97,7 +97,8 @@ impl Signals {
         let last = Arc::new(AtomicUsize::new(0));
         #[cfg(unix)]
         let (woken, wake) = std::os::unix::net::UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM] {
+        // Under nohup the end of the terminal is nothing to us.
+        for signal in [SIGINT, SIGTERM].into_iter().chain((!is_ignored(SIGHUP)).then_some(SIGHUP)) {
             flag::register_usize(signal, Arc::clone(&last), signal as usize)?;
             #[cfg(unix)]
             signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
@@ -112,7 +113,10 @@ impl Signals {
     /// Waits for a signal.
     fn next(&mut self) -> Code {
         self.wait();
-        if self.last.load(Ordering::Acquire) == SIGTERM as usize { Code::Terminated } else { Code::Interrupted }
+        match self.last.load(Ordering::Acquire) as i32 {
+            SIGTERM | SIGHUP => Code::Terminated,
+            _ => Code::Interrupted,
+        }
     }
 
     #[cfg(unix)]
@@ -132,4 +136,11 @@ impl Signals {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// Whether whoever started this process has it ignore `signal`; no, where that can't be told.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }

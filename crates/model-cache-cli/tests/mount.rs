@@ -113,7 +113,8 @@ fn is_mounted(folder: &Path) -> bool {
 #[test]
 fn a_mount_says_what_it_shows_and_ends_with_0_when_asked_to() {
     let machine = Machine::new();
-    for name in ["INT", "TERM"] {
+    // The last is what the end of a terminal sends.
+    for name in ["INT", "TERM", "HUP"] {
         let Some(mut mount) = machine.mount(&["--repo", "me/model"]) else { return };
         let folder = machine.folder();
         assert_eq!(mount.document["mounted"], folder.to_str().unwrap());

@@ -25,6 +25,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// The store can't be shown within itself.
+    #[error("{path:?} lies in the store itself, whose folders are its own")]
+    InStore {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Something is mounted there.
     #[error("{path:?} is a mount point already, of {source_name} ({kind})")]
     AlreadyMounted {
@@ -91,7 +97,9 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(error) => error.kind(),
-            Self::NotAFolder { .. } | Self::NotEmpty { .. } | Self::AlreadyMounted { .. } => ErrorKind::Usage,
+            Self::NotAFolder { .. } | Self::NotEmpty { .. } | Self::InStore { .. } | Self::AlreadyMounted { .. } => {
+                ErrorKind::Usage
+            }
             Self::Dead { .. }
             | Self::NoFuse { .. }
             | Self::NoFusermount { .. }
@@ -106,8 +114,11 @@ impl Error {
         const OTHERWISE: &str = "model-cache export writes real files instead";
         Some(match self {
             Self::Store(error) => return error.hint(),
+            Self::InStore { .. } => "name a folder elsewhere".to_owned(),
             Self::NotAFolder { .. } | Self::NotEmpty { .. } => "name an empty folder, or one to be made".to_owned(),
-            Self::AlreadyMounted { path, .. } => format!("umount {} takes it away, or name another folder", quoted(path)),
+            Self::AlreadyMounted { path, .. } => {
+                format!("name another folder; if this mount is yours to take away: umount {}", quoted(path))
+            }
             Self::Dead { path, .. } | Self::NotUnmounted { path, .. } => {
                 format!("umount -l {0} as root, or fusermount3 -u -z {0}, takes it away", quoted(path))
             }

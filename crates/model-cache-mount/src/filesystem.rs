@@ -194,7 +194,12 @@ impl ModelCacheFs {
             }
             Err(error) => {
                 tracing::warn!(repo = &*file.repo, path = file.path.as_str(), error = told(&error), "a file could not be opened");
-                Err(if error.kind() == ErrorKind::NotFound { Errno::ESTALE } else { Errno::EIO })
+                Err(match error.raw_os_error() {
+                    _ if error.kind() == ErrorKind::NotFound => Errno::ESTALE,
+                    Some(code) if code == nix::errno::Errno::EMFILE as i32 => Errno::EMFILE,
+                    Some(code) if code == nix::errno::Errno::ENFILE as i32 => Errno::ENFILE,
+                    _ => Errno::EIO,
+                })
             }
         }
     }

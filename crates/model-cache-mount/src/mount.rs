@@ -10,7 +10,10 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use nix::{
     errno::Errno,
     mount::{MntFlags, umount2},
-    sys::statfs::statfs,
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        statfs::statfs,
+    },
 };
 use std::{
     fs, io,
@@ -84,12 +87,18 @@ pub enum Unmounted {
 impl Mount {
     /// Mounts `cache` on `folder`: an empty one, or one to be made.
     ///
-    /// A mount that a killed program left there is taken away first, if it was of a model cache.
+    /// A mount that a killed program left there is taken away first, if it was of a model cache. Each file that is open through it
+    /// takes a descriptor of this process, whose soft limit of open files is raised to its hard one.
     ///
     /// # Errors
-    /// [`Error::NotAFolder`], [`Error::NotEmpty`], [`Error::AlreadyMounted`], [`Error::Dead`]; [`Error::NoFuse`],
+    /// [`Error::NotAFolder`], [`Error::NotEmpty`], [`Error::InStore`], [`Error::AlreadyMounted`], [`Error::Dead`]; [`Error::NoFuse`],
     /// [`Error::NoFusermount`], [`Error::NotPermitted`] where this machine does not let us; [`Error::Store`] for the repos named.
     pub fn new(cache: ModelCache, folder: &Path, options: MountOptions) -> Result<Self> {
+        // Not of a dead mount, which nothing can be asked of; it is no folder of the store's.
+        if !matches!(statfs(folder), Err(Errno::ENOTCONN | Errno::ECONNABORTED)) && cache.is_own_folder(folder)? {
+            return Err(Error::InStore { path: folder.to_owned() });
+        }
+        raise_open_files();
         let filesystem = ModelCacheFs::new(cache, options.repos)?;
         let (files, bytes) = filesystem.amount();
         let Ready { folder, made, cleared } = make_ready(folder)?;
@@ -183,6 +192,16 @@ impl Unmounter {
             Err(Refusal::Busy) => Err(Error::NotUnmounted { path: self.folder.clone(), reason: "it is busy".to_owned() }),
             Err(Refusal::Other(reason)) => Err(Error::NotUnmounted { path: self.folder.clone(), reason }),
         }
+    }
+}
+
+/// Lets this process have as many files open as it may: the users of a mount together may want many.
+fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
 

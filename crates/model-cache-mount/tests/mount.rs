@@ -400,6 +400,10 @@ fn a_folder_that_cannot_be_mounted_on_is_told_by_what_is_wrong_with_it() {
     let error = mount("full").unwrap_err();
     assert!(matches!(&error, Error::NotEmpty { path } if *path == machine.path("full")), "{error:?}");
     assert_eq!(error.kind(), tabagent_model_cache::ErrorKind::Usage);
+    for within in ["store", "store/model_cache_chunks", "store/new"] {
+        assert!(matches!(mount(within), Err(Error::InStore { .. })), "{within}");
+    }
+    assert!(!machine.path("store/new").exists());
     // Made where missing, and gone again where it came to nothing.
     let Some(first) = allowed(mount("new/mnt")) else { return assert!(!machine.path("new/mnt").exists()) };
     let error = mount("new/mnt").unwrap_err();

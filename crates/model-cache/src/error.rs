@@ -447,6 +447,12 @@ impl ErrorKind {
 }
 
 impl Error {
+    /// The operating system's number at the root of this error, if it has one.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()).last()
+    }
+
     /// The group this error belongs to.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -71,16 +71,13 @@ impl ModelCache {
         let Some((pinned, mut files)) = chosen else { return Err(Error::NotInStore { repo: spec }) };
         globs.each_matches(&spec.repo, pinned.commit.as_ref(), files.iter().map(|(path, _)| path.as_str()))?;
         files.retain(|(path, _)| globs.is_empty() || globs.matches(path.as_str()));
-        let own = self.store().folder();
-        let own = fs::canonicalize(own).map_err(|source| io_error("find", own, source, 0))?;
-        // A file may be called as one of the store's own. Also where a link leads there.
+        // A file may be called as one of the store's own.
         let mut folders: Vec<PathBuf> =
             files.iter().filter_map(|(path, _)| Some(to.join(path.as_str()).parent()?.to_owned())).collect();
         folders.dedup();
         for folder in folders {
-            let real = real_folder(&folder).map_err(|source| io_error("find", &folder, source, 0))?;
-            if real.starts_with(&own) {
-                let reason = format!("{} lies in the store itself, whose files are its own", real.display());
+            if self.is_own_folder(&folder)? {
+                let reason = format!("{} lies in the store itself, whose files are its own", folder.display());
                 return Err(Error::InvalidOption { name: "to", value: to.display().to_string(), reason });
             }
         }
@@ -135,6 +132,19 @@ fn real_folder(folder: &Path) -> io::Result<PathBuf> {
         }
     }
     Ok(folder)
+}
+
+impl ModelCache {
+    /// Whether `folder`, there or yet to be made, is the store's or lies in it, also where a link leads there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file system can't tell.
+    pub fn is_own_folder(&self, folder: &Path) -> Result<bool> {
+        let own = self.store().folder();
+        let own = fs::canonicalize(own).map_err(|source| io_error("find", own, source, 0))?;
+        let real = real_folder(folder).map_err(|source| io_error("find", folder, source, 0))?;
+        Ok(real.starts_with(own))
+    }
 }
 
 /// How the extents of one file were written.

@@ -16,6 +16,7 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +44,10 @@ pub struct ImportReport {
     /// What was found and left out: links to folders, pipes, devices, and the store itself.
     pub skipped: Vec<PathBuf>,
 }
+
+/// How long an import waits for others that import or pull the same content, or free it.
+const BUSY_PATIENCE: Duration = Duration::from_secs(60);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Folders that are a tool's own, never a model's.
 const SKIPPED_FOLDERS: [&str; 3] = [".git", ".cache", "__pycache__"];
@@ -123,7 +128,18 @@ impl ModelCache {
                 // All of it is read by now; this only asks whether to go on.
                 tell(size_bytes)?;
             }
-            fill.seal(&wanted(hasher.finish()))
+            let wanted = wanted(hasher.finish());
+            // Somebody brings the same content just now: once that is here, this is a name for it.
+            let begun = Instant::now();
+            loop {
+                match fill.seal(&wanted) {
+                    Err(Error::Busy { .. }) if begun.elapsed() < BUSY_PATIENCE => {
+                        tell(size_bytes)?;
+                        std::thread::sleep(BUSY_PAUSE);
+                    }
+                    sealed => return sealed,
+                }
+            }
         });
         // What is not sealed by now never will be: an import can't be resumed, since its source may change.
         if filled.is_err()
@@ -200,7 +216,9 @@ fn collect(
                 }
                 continue;
             }
-            let metadata = fs::metadata(&here).map_err(failed(&here))?;
+            // A link to nothing may stand for a file of the model: it is not left out in silence.
+            let action = if kind.is_symlink() { "follow the link" } else { "read" };
+            let metadata = fs::metadata(&here).map_err(|source| Error::Io { action, path: here.clone(), source })?;
             if metadata.is_file() {
                 File::open(&here).map_err(failed(&here))?;
                 let within = here.strip_prefix(path).unwrap_or(&here).to_owned();

@@ -159,9 +159,8 @@ fn what_cannot_be_imported_is_refused_by_name_and_nothing_is_stored() {
     let dangling = dir.path().join("folder/dangling");
     fs::create_dir(dangling.parent().unwrap()).unwrap();
     symlink("nowhere", &dangling).unwrap();
-    assert!(
-        matches!(import("org/local", &[good.clone(), dir.path().join("folder")]), Error::Io { path, .. } if path == dangling)
-    );
+    let error = import("org/local", &[good.clone(), dir.path().join("folder")]);
+    assert!(matches!(&error, Error::Io { action: "follow the link", path, .. } if *path == dangling), "{error:?}");
     let device = PathBuf::from("/dev/null");
     let error = import("org/local", &[device]);
     assert!(error.to_string().contains("/dev/null"), "{error}");
@@ -251,5 +250,24 @@ async fn what_was_pulled_in_part_can_be_imported_whole() {
     cache.pull(REPO).all(true).run().await.unwrap();
     assert!(hub.bytes_served() <= 2);
     assert!(holds(&cache, REPO, "model.gguf", &content));
+    assert_sound(&cache);
+}
+
+#[test]
+fn imports_of_the_same_content_at_once_all_end_with_a_name_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = local(&dir.path().join("store"));
+    let source = dir.path().join("model.bin");
+    write(&source, 7, 24 * MIB);
+    std::thread::scope(|scope| {
+        for name in ["org/a", "org/b", "org/c", "org/d"] {
+            let (cache, source) = (&cache, &source);
+            scope.spawn(move || cache.import(name, std::slice::from_ref(source), &ImportOptions::default()).unwrap());
+        }
+    });
+    for name in ["org/a", "org/b", "org/c", "org/d"] {
+        assert!(holds(&cache, name, "model.bin", &Content::seeded(7, 24 * MIB)), "{name}");
+    }
+    assert_eq!(cache.stats().unwrap().live_bytes, 24 * MIB);
     assert_sound(&cache);
 }
