@@ -1,7 +1,7 @@
 # make demo       see it work: pull, kill, resume, read, remove
 # make test       everything that must hold before a commit; CI runs this
 # make check      the part of it that runs nothing: format, lints, docs, arrows between crates
-# make figures    the numbers of the README, measured anew (minutes, and 20 GiB of disk)
+# make figures    the numbers of docs/design.md, measured anew (minutes, and 20 GiB of disk)
 # make figures-loaders   those of docs/loaders.md: Python, ONNX Runtime, candle (minutes, and 5 GiB)
 # make loaders    llama.cpp from the store, beside the same file by path (the first time ten minutes, to build it)
 # make wheel      the Python module, into target/wheels

@@ -62,7 +62,7 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The store's folder [default: $MODEL_CACHE_HOME, else ~/.cache/tabagent/model-cache]
+    /// The store's folder [default: $MODEL_CACHE_HOME, else $XDG_CACHE_HOME/tabagent/model-cache, else ~/.cache/tabagent/model-cache]
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) store: Option<PathBuf>,
     /// The Hub's address [default: $HF_ENDPOINT, else <https://huggingface.co>]
@@ -186,11 +186,12 @@ Examples:
     /// Show the store as a read-only folder, for programs that only take paths; until Ctrl-C
     #[command(after_help = "\
 Examples:
-  model-cache mount ./models
-  model-cache mount ./models --repo org/name --repo org/other@v1.0
+  model-cache mount ./mnt
+  model-cache mount ./mnt --repo org/name --repo org/other@v1.0
 
-Files are at DIR/org/name/PATH, those of a certain commit at DIR/org/name@COMMIT/PATH. They come and go with the
-store's, within a second. Needs root, or fuse3 (fusermount3); where neither is, model-cache export writes real files.")]
+Files are at DIR/org/name/PATH, those of a certain commit at DIR/org/name@COMMIT/PATH. \
+They come and go with the store's, within a second. \
+Needs root, or fuse3 (fusermount3); where neither is, model-cache export writes real files.")]
     Mount {
         /// The folder to mount on: an empty one, or one to be made
         dir: PathBuf,

@@ -166,7 +166,7 @@ fn a_planned_graph_leads_to_the_bytes_the_stored_one_means() {
     drop(opened);
     cache.delete_model(REPO).unwrap();
     assert!(meant(&kept) == expected);
-    assert!(matches!(cache.onnx(REPO, GRAPH), Err(Error::FileNotFound { .. })));
+    assert!(matches!(cache.onnx(REPO, GRAPH), Err(Error::NotInStore { .. })));
     let lease = kept.into_lease();
     assert!(cache.stats().unwrap().doomed_bytes >= BIG);
     drop(lease);
