@@ -6,7 +6,7 @@ use pyo3::{exceptions::PyTypeError, prelude::*};
 /// One `T`, which Python calls `kind`, or those an iterable gives; none for None.
 ///
 /// # Errors
-/// `TypeError` with the name of the argument. `InvalidInput` for an iterable that gives none: None stands for all there is, and a list
+/// `TypeError` with the name of the argument. `InvalidInput` for an iterable that gives none: None stands for the default, and a list
 /// that came out empty does not mean that.
 pub(crate) fn several<T>(name: &str, kind: &str, value: Option<Bound<'_, PyAny>>) -> PyResult<Vec<T>>
 where
@@ -24,7 +24,7 @@ where
     let found: Vec<T> =
         items.map(|item| item.and_then(|item| item.extract().map_err(|_| refused(&item)))).collect::<PyResult<_>>()?;
     if found.is_empty() {
-        let message = format!("{name} is empty, and would choose nothing: leave it out to choose all there is");
+        let message = format!("{name} is empty, and so chooses nothing; None chooses what the call does by default");
         return Err(errors::invalid(value.py(), &message));
     }
     Ok(found)

@@ -293,3 +293,30 @@ def test_a_selection_that_came_out_empty_does_not_mean_everything(cache: ModelCa
         with pytest.raises(InvalidInput, match="files|quant|paths"):
             call()
     assert cache.has_file(REPO, "config.json") and not (tmp_path / "out").exists()
+
+
+def test_leaving_a_pull_that_another_task_iterates_waits_for_its_end_and_hides_no_exception(
+    open_cache: Open, slow_hub: Hub
+) -> None:
+    async def consume(pull: Pull) -> None:
+        async for _ in pull:
+            pass
+
+    async def leave() -> None:
+        async with open_cache(slow_hub).pull(REPO, files=BIG) as pull:
+            other = asyncio.ensure_future(consume(pull))
+            await asyncio.sleep(0.1)
+            try:
+                raise KeyError("of the body")
+            finally:
+                ends.append(other)
+
+    ends: list[asyncio.Future[None]] = []
+
+    async def main() -> BaseException | None:
+        with pytest.raises(KeyError, match="of the body"):
+            await leave()
+        await asyncio.wait(ends, timeout=30)
+        return ends[0].exception()
+
+    assert isinstance(asyncio.run(main()), Cancelled)

@@ -37,10 +37,11 @@ impl Interrupt {
         let mut signals = Signals::new()?;
         let heard = this.clone();
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            let code = signals.next();
-            heard.terminated.store(code == Code::Terminated, Ordering::Release);
+            let first = signals.next();
+            heard.terminated.store(first != SIGINT, Ordering::Release);
             heard.token.cancel();
-            signals.next();
+            // A terminal that ends may say so twice, by its shell and by the kernel: that asks for no more haste.
+            while signals.next() == SIGHUP {}
             // Who does not read stderr must not keep the program alive.
             let (cleared, clearing) = mpsc::channel();
             std::thread::spawn(move || {
@@ -111,12 +112,9 @@ impl Signals {
     }
 
     /// Waits for a signal.
-    fn next(&mut self) -> Code {
+    fn next(&mut self) -> i32 {
         self.wait();
-        match self.last.load(Ordering::Acquire) as i32 {
-            SIGTERM | SIGHUP => Code::Terminated,
-            _ => Code::Interrupted,
-        }
+        self.last.load(Ordering::Acquire) as i32
     }
 
     #[cfg(unix)]

@@ -133,6 +133,21 @@ fn a_mount_says_what_it_shows_and_ends_with_0_when_asked_to() {
 }
 
 #[test]
+fn a_terminal_that_ends_with_two_signals_takes_nothing_from_whoever_reads() {
+    let machine = Machine::new();
+    let Some(mut mount) = machine.mount(&[]) else { return };
+    let open = fs::File::open(machine.folder().join("me/model/model.gguf")).unwrap();
+    mount.signal("HUP");
+    mount.signal("HUP");
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut &open, &mut bytes).unwrap();
+    assert_eq!(bytes.len(), 3 << 20);
+    drop(open);
+    assert_eq!(mount.end().0, Some(0));
+    assert!(!is_mounted(&machine.folder()));
+}
+
+#[test]
 fn who_unmounts_it_ends_the_program_with_0() {
     let machine = Machine::new();
     let Some(mut mount) = machine.mount(&[]) else { return };

@@ -88,6 +88,8 @@ impl ModelCache {
                 // A file that can't even be opened is damaged as a whole.
                 Err(error) => findings.push((0, progress::chain(&error))),
             }
+            // Also where it is gone by now, or can't be read.
+            tell(metadata.size_bytes)?;
             report.blocks += blocks(metadata.size_bytes);
             match self.store().verify_derived(&metadata.digest, &|| progress::go_on(cancel)) {
                 Ok(derived) => findings.extend(derived.into_iter().map(|reason| (0, reason))),
@@ -134,6 +136,10 @@ impl ModelCache {
     ) -> Result<()> {
         // Removed since it was listed: nothing to say of it.
         let Some(file) = self.store().open_file(repo, path, false)? else { return Ok(()) };
+        // As is one that was given another content.
+        if file.digest != metadata.digest {
+            return Ok(());
+        }
         let expected: Digest = metadata.digest.parse()?;
         let mut hasher = digest.then(|| expected.hasher(metadata.size_bytes));
         let mut done_bytes = 0;

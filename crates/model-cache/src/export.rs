@@ -143,8 +143,22 @@ impl ModelCache {
         let own = self.store().folder();
         let own = fs::canonicalize(own).map_err(|source| io_error("find", own, source, 0))?;
         let real = real_folder(folder).map_err(|source| io_error("find", folder, source, 0))?;
-        Ok(real.starts_with(own))
+        // What lies behind a folder that is not there yet can't be told where ".." leaves it again.
+        let leaves = folder.components().any(|part| part == std::path::Component::ParentDir) && fs::canonicalize(folder).is_err();
+        Ok(real.starts_with(&own) || (leaves && folder_without_dots(folder).is_some_and(|folder| folder.starts_with(own))))
     }
+}
+
+/// `folder`, absolute, its ".." taken as words.
+fn folder_without_dots(folder: &Path) -> Option<PathBuf> {
+    let mut plain = PathBuf::new();
+    for part in std::path::absolute(folder).ok()?.components() {
+        match part {
+            std::path::Component::ParentDir => _ = plain.pop(),
+            part => plain.push(part),
+        }
+    }
+    real_folder(&plain).ok()
 }
 
 /// How the extents of one file were written.

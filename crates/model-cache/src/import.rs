@@ -62,7 +62,8 @@ impl ModelCache {
     /// # Errors
     /// Before anything is stored: [`Error::InvalidRepo`] (a revision can't be given: an import has no commits), [`Error::Io`] for
     /// what can't be read, [`Error::InvalidPath`] for names the store refuses. [`Error::SourceChanged`] for a file that
-    /// changes while it is read; files imported by then stay.
+    /// changes while it is read; [`Error::Busy`] where somebody else was bringing the same content for a minute; [`Error::Cancelled`].
+    /// Files imported by then stay.
     pub fn import(&self, repo: &str, paths: &[PathBuf], options: &ImportOptions) -> Result<ImportReport> {
         let spec: RepoSpec = repo.parse()?;
         if spec.revision.is_some() {
@@ -71,8 +72,10 @@ impl ModelCache {
         let repo = PinnedRepo::import(spec.repo);
         let mut sources = BTreeMap::new();
         let mut skipped = Vec::new();
+        let store = self.store().folder();
+        let store = fs::canonicalize(store).map_err(|source| Error::Io { action: "find", path: store.to_owned(), source })?;
         for path in paths {
-            collect(path, self.store().folder(), &mut sources, &mut skipped)?;
+            collect(path, &store, &mut sources, &mut skipped)?;
         }
         if sources.is_empty() {
             let value = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ");
@@ -202,7 +205,7 @@ fn collect(
     }
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
-        if fs::canonicalize(&folder).is_ok_and(|folder| folder == store) {
+        if fs::canonicalize(&folder).is_ok_and(|folder| folder.starts_with(store)) {
             skipped.push(folder);
             continue;
         }

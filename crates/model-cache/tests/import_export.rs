@@ -138,7 +138,8 @@ fn nothing_is_exported_into_the_store_itself_whatever_the_files_are_called() {
     symlink(&store, &link).unwrap();
     fs::create_dir(&out).unwrap();
     symlink(store.join("model_cache_chunks"), out.join("model_cache_chunks")).unwrap();
-    for to in [store.clone(), store.join("new/folder"), link, store.join("../store"), out.clone()] {
+    let around = dir.path().join("not/there/../../store/new");
+    for to in [store.clone(), store.join("new/folder"), link.clone(), store.join("../store"), out.clone(), around] {
         let error = cache.export("org/local", &[], &to, &force).unwrap_err();
         assert!(matches!(&error, Error::InvalidOption { name: "to", .. }), "{}: {error}", to.display());
     }
@@ -270,4 +271,18 @@ fn imports_of_the_same_content_at_once_all_end_with_a_name_for_it() {
     }
     assert_eq!(cache.stats().unwrap().live_bytes, 24 * MIB);
     assert_sound(&cache);
+}
+
+#[test]
+fn an_import_of_a_folder_that_holds_the_store_leaves_the_store_out_also_behind_a_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = dir.path().join("real");
+    write(&real.join("config.json"), 1, 10);
+    symlink(&real, dir.path().join("link")).unwrap();
+    let cache = local(&dir.path().join("link/store"));
+    let chunks = real.join("store/model_cache_chunks");
+    let import = |path: &Path| cache.import("org/local", &[path.to_owned()], &ImportOptions::default());
+    let report = import(&real).unwrap();
+    assert_eq!((report.files, report.skipped), (1, vec![real.join("store")]));
+    assert!(matches!(import(&chunks), Err(Error::InvalidOption { .. })), "there is no file to import");
 }

@@ -265,27 +265,31 @@ class SessionCache:
         _check_arguments(cache, prepack)
         model = cache._onnx(repo, path)
         key = (tuple(model.digests), prepack, _frozen(providers), session_options, align, edges)
-        while True:
-            with self._lock:
-                self._check()
-                held = self._held.get(key)
-                if held is not None:
-                    self._held.move_to_end(key)
-                    self._hits += 1
-                    return held.session
-                made = self._making.get(key)
-                if made is None:
-                    made = self._making[key] = threading.Event()
-                    break
-            # Then it is here; or could not be made, and this thread finds out why; or was let go again.
-            made.wait()
+        # Set by whoever makes the session once it is here, or failed; whatever interrupts this thread, also Ctrl-C at any point.
+        mine: threading.Event | None = None
         try:
+            while mine is None:
+                with self._lock:
+                    self._check()
+                    held = self._held.get(key)
+                    if held is not None:
+                        self._held.move_to_end(key)
+                        self._hits += 1
+                        return held.session
+                    made = self._making.get(key)
+                    if made is None:
+                        mine = threading.Event()
+                        self._making[key] = mine
+                if mine is None and made is not None:
+                    # Then it is here; or could not be made, and this thread finds out why; or was let go again.
+                    made.wait()
             session = _make(model, f"{repo} {path}", prepack, providers, session_options, align, edges)
             dropped = self._keep(key, _Held(session, model.size_bytes))
         finally:
-            with self._lock:
-                del self._making[key]
-            made.set()
+            if mine is not None:
+                if self._making.get(key) is mine:
+                    del self._making[key]
+                mine.set()
         # Outside of the lock: a session may take a while to go.
         del dropped
         return session

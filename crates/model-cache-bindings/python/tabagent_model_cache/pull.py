@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
@@ -99,7 +100,8 @@ class Pull(Iterator[dict[str, Any]], AsyncIterator[dict[str, Any]]):
     ) -> None:
         self._work.cancel()
         while not self._ended:
-            await self._news(None)
+            # Where another task iterates, that one hears of the end.
+            await (asyncio.sleep(0.02) if self._awaited else self._news(None))
 
     async def _news(self, cancel: Cancel | None) -> None:
         # There is one bell: of two tasks that wait for it one would not hear it.

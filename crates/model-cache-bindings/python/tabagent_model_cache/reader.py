@@ -88,7 +88,8 @@ class ModelReader(io.RawIOBase):
     def _wait_for(self, size_bytes: int) -> None:
         # The copy is made with Python's lock held; a wait for the disk need not be.
         if size_bytes >= _LARGE_BYTES:
-            self._file._wait_for(self._position, self._position + size_bytes)
+            start = min(self._position, len(self._view))
+            self._file._wait_for(start, min(start + size_bytes, len(self._view)))
 
     def _check(self) -> None:
         if self.closed:

@@ -54,6 +54,10 @@ async def finish(work: Work, progress: Callable[[int, int], object] | None = Non
             loaded, _, ended = await news(work)
             if loaded is not None and progress is not None:
                 progress(*loaded)
+    except GeneratorExit:
+        # Whoever closes a coroutine lets it await no more.
+        work.cancel()
+        raise
     except BaseException:
         work.cancel()
         while not (await news(work))[2]:

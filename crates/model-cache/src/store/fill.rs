@@ -591,6 +591,10 @@ impl Fill {
                 self.discard()?;
                 return Ok(true);
             }
+            // Before the sync, which would write out the bytes of whoever is at it.
+            if self.store.blob(&blob_key)?.is_some() {
+                return Err(Error::Busy { what: wanted.name(), reason: "the same content is being fetched or freed" });
+            }
         }
         self.make_durable().attempted(sealing)?;
         let mut blob = self.sealed_row(&wanted.name())?;
