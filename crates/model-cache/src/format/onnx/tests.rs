@@ -136,7 +136,8 @@ fn any_tensor(field: u32) -> impl Strategy<Value = Part> {
         vec(any::<u8>(), 0..300).prop_map(Moved::Raw),
         ("[a-z.]{1,12}", any::<u64>(), any::<u64>()).prop_map(|(name, offset, length)| Moved::External(name, offset, length)),
     ];
-    (elements, "[a-z]{0,8}", unknown(), any::<bool>(), prop::option::of(moved)).prop_map(
+    // No two of one name, which a graph may not have.
+    (elements, "[a-z]{12}", unknown(), any::<bool>(), prop::option::of(moved)).prop_map(
         move |(elements, name, unknown, is_raw, moves)| {
             let data = match is_raw {
                 true => bytes(9, &vec![7; elements as usize * 4]),
