@@ -98,7 +98,7 @@ impl ModelCacheFs {
                 // What was shown is shown on; what is gone will not open.
                 Err(error) => {
                     if !std::mem::replace(&mut known.stuck, true) {
-                        tracing::warn!(error = told(&error), "the store could not be read anew for the mount");
+                        tracing::warn!(error = error.chain(), "the store could not be read anew for the mount");
                     }
                 }
             }
@@ -193,7 +193,12 @@ impl ModelCacheFs {
                 Err(Errno::ESTALE)
             }
             Err(error) => {
-                tracing::warn!(repo = &*file.repo, path = file.path.as_str(), error = told(&error), "a file could not be opened");
+                tracing::warn!(
+                    repo = &*file.repo,
+                    path = file.path.as_str(),
+                    error = error.chain(),
+                    "a file could not be opened"
+                );
                 Err(match error.raw_os_error() {
                     _ if error.kind() == ErrorKind::NotFound => Errno::ESTALE,
                     Some(code) if code == nix::errno::Errno::EMFILE as i32 => Errno::EMFILE,
@@ -227,17 +232,6 @@ fn read_tree(cache: &ModelCache, repos: &[RepoSpec]) -> tabagent_model_cache::Re
         }
     }
     Ok(Tree::new(found))
-}
-
-/// An error and its causes, on one line.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Answers a request for an extended attribute as getxattr(2) asks: its size first, then its bytes.

@@ -86,7 +86,7 @@ impl ModelCache {
                 Ok(()) => {}
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 // A file that can't even be opened is damaged as a whole.
-                Err(error) => findings.push((0, progress::chain(&error))),
+                Err(error) => findings.push((0, error.chain())),
             }
             // Also where it is gone by now, or can't be read.
             tell(metadata.size_bytes)?;
@@ -94,7 +94,7 @@ impl ModelCache {
             match self.store().verify_derived(&metadata.digest, &|| progress::go_on(cancel)) {
                 Ok(derived) => findings.extend(derived.into_iter().map(|reason| (0, reason))),
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
-                Err(error) => findings.push((0, progress::chain(&error))),
+                Err(error) => findings.push((0, error.chain())),
             }
             for (repo, path, _) in names {
                 report.bad.extend(findings.iter().map(|(block, reason)| BadBlock {
@@ -156,7 +156,7 @@ impl ModelCache {
                     done_bytes += bytes.len() as u64;
                 }
                 Err(error) => {
-                    findings.push((block, progress::chain(&error)));
+                    findings.push((block, error.chain()));
                     hasher = None;
                     let range = block_range(metadata.size_bytes, block);
                     done_bytes += range.end - range.start;

@@ -526,7 +526,13 @@ impl Error {
 
     /// The error and its causes, on one line.
     pub fn chain(&self) -> String {
-        crate::progress::chain(self)
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
     }
 
     /// What to do next, as a sentence or a command that can be pasted; none where nothing is known to help.

@@ -208,7 +208,7 @@ impl Reporter {
 
     pub(crate) fn retry(&self, path: Option<&str>, attempt: u32, reason: &Error, wait: Duration) {
         let path = path.map(str::to_owned);
-        self.tell(EventKind::Retry { path, attempt, reason: chain(reason), wait_seconds: wait.as_secs_f64() });
+        self.tell(EventKind::Retry { path, attempt, reason: reason.chain(), wait_seconds: wait.as_secs_f64() });
     }
 
     pub(crate) fn waiting(&self, path: &str) {
@@ -235,7 +235,7 @@ impl Reporter {
     }
 
     pub(crate) fn failed(&self, error: &Error) {
-        self.end(EventKind::Failed { message: chain(error) });
+        self.end(EventKind::Failed { message: error.chain() });
     }
 
     pub(crate) fn cancelled(&self) {
@@ -312,17 +312,6 @@ impl Drop for Reporter {
             self.cancelled();
         }
     }
-}
-
-/// An error and its causes, on one line.
-pub(crate) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Bytes a second over the last [`SPEED_WINDOW`], from arrivals as they come.

@@ -184,7 +184,7 @@ impl Pull {
         };
         if let Err(error) = &result {
             if !matches!(error, Error::Cancelled) {
-                self.note_failure(&placed.pinned, &chosen.quants, Some(crate::progress::chain(error))).await;
+                self.note_failure(&placed.pinned, &chosen.quants, Some(error.chain())).await;
             }
             tell_end(&placed.reporter, error);
         }

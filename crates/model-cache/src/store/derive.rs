@@ -109,11 +109,11 @@ impl Store {
                     match found {
                         Ok(found) if found == crc => {}
                         Ok(found) => finding = Some(format!("block {block} has CRC32C {found:08x}, {crc:08x} was sealed")),
-                        Err(error) => finding = Some(crate::progress::chain(&error)),
+                        Err(error) => finding = Some(error.chain()),
                     }
                     Ok(())
                 })?,
-                Err(error @ Error::Damaged { .. }) => finding = Some(crate::progress::chain(&error)),
+                Err(error @ Error::Damaged { .. }) => finding = Some(error.chain()),
                 Err(error) => return Err(error),
             }
             if let Some(finding) = finding {
