@@ -242,12 +242,7 @@ impl ModelCache {
     /// As [`get_file`](Self::get_file).
     pub fn has_file(&self, repo: &str, path: &str) -> Result<bool> {
         let (spec, path) = (repo.parse()?, path.parse()?);
-        for pinned in self.store().local_repos(&spec)? {
-            if self.store().has_name(&pinned, &path)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.store().has_file(&spec, &path)
     }
 
     pub(crate) fn open_pinned(&self, repo: &PinnedRepo, path: &FilePath) -> Result<Option<ModelFile>> {

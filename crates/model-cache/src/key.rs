@@ -157,6 +157,11 @@ pub(crate) fn access(id: u64) -> String {
     format!("access:{id}")
 }
 
+/// The id of the blob whose last use is at `key`.
+pub(crate) fn parse_access(key: &str) -> Option<u64> {
+    key.strip_prefix("access:")?.parse().ok()
+}
+
 /// The marker of a blob that waits to be freed.
 pub(crate) fn doomed(id: u64) -> String {
     format!("doomed:{id}")

@@ -109,56 +109,71 @@ pub struct Stats {
     pub disk_bytes: u64,
 }
 
+/// What the records say of one repo's files.
+#[derive(Default)]
+struct Here {
+    paths: Vec<FilePath>,
+    size_bytes: u64,
+    filling_files: u64,
+    landed_bytes: u64,
+    last_used_unix_ms: Option<i64>,
+    /// Blobs somebody has a lease on.
+    leased: Vec<u64>,
+}
+
 impl ModelCache {
     /// Every repo that has a file here, complete or begun, a row for each commit of it, sorted by name.
     ///
-    /// Cost: reads every name's record; where files are being read, also `/proc`, to name the readers.
+    /// Cost: reads every name's and every blob's record once; where files are being read, also `/proc`, to name the readers.
     ///
     /// # Errors
     /// Those of the store.
     pub fn list(&self) -> Result<Vec<RepoSummary>> {
-        let mut repos: BTreeMap<PinnedRepo, Vec<(FilePath, FileMetadata)>> = BTreeMap::new();
-        for (repo, path, metadata) in self.store().all_files()? {
-            repos.entry(repo).or_default().push((path, metadata));
+        let store = self.store();
+        let (last_used, leased) = (store.last_used_unix_ms()?, store.leased()?);
+        let mut repos: BTreeMap<PinnedRepo, Here> = BTreeMap::new();
+        let mut reading: Option<(PinnedRepo, Here)> = None;
+        store.each_name("meta:", |repo, path, metadata| {
+            // Names of one repo follow one another.
+            if reading.as_ref().is_none_or(|(last, _)| *last != repo) {
+                repos.extend(reading.replace((repo, Here::default())));
+            }
+            if let Some((_, here)) = &mut reading {
+                here.size_bytes += metadata.size_bytes;
+                here.last_used_unix_ms = here.last_used_unix_ms.max(last_used.get(&metadata.blob_id).copied());
+                here.leased.extend(leased.get(&metadata.blob_id));
+                here.paths.push(path);
+            }
+        })?;
+        repos.extend(reading);
+        for Unfinished { repo, landed_bytes, .. } in store.fills()? {
+            let here = repos.entry(repo).or_default();
+            here.filling_files += 1;
+            here.landed_bytes += landed_bytes;
         }
-        let mut filling: HashMap<PinnedRepo, Vec<u64>> = HashMap::new();
-        for Unfinished { repo, landed_bytes, .. } in self.store().fills()? {
-            repos.entry(repo.clone()).or_default();
-            filling.entry(repo).or_default().push(landed_bytes);
-        }
-        repos
-            .into_iter()
-            .map(|(repo, files)| {
-                let landed = filling.remove(&repo).unwrap_or_default();
-                self.summary(repo, &files, &landed)
-            })
-            .collect()
+        repos.into_iter().map(|(repo, here)| self.summary(repo, here)).collect()
     }
 
-    fn summary(&self, repo: PinnedRepo, files: &[(FilePath, FileMetadata)], landed: &[u64]) -> Result<RepoSummary> {
+    fn summary(&self, repo: PinnedRepo, here: Here) -> Result<RepoSummary> {
         let store = self.store();
         let mut quants = Vec::new();
         if let Some(entry) = store.get_manifest(&repo)? {
-            let here: HashSet<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
-            let complete = |quant: &&QuantEntry| entry.files_of(quant).iter().all(|path| here.contains(path.as_str()));
+            let paths: HashSet<&str> = here.paths.iter().map(FilePath::as_str).collect();
+            let complete = |quant: &&QuantEntry| entry.files_of(quant).iter().all(|path| paths.contains(path.as_str()));
             quants.extend(entry.quants.iter().filter(complete).map(|quant| quant.key.clone()));
         }
-        let (mut last_used, mut readers) = (None, Vec::new());
-        for (_, metadata) in files {
-            last_used = last_used.max(store.last_used_unix_ms(metadata.blob_id)?);
-            readers.extend(store.readers(metadata.blob_id)?);
-        }
+        let mut readers: Vec<u32> = here.leased.iter().flat_map(|&id| store.holders(id)).collect();
         readers.sort_unstable();
         readers.dedup();
         Ok(RepoSummary {
             repo: repo.repo,
             commit: repo.commit,
             quants,
-            files: files.len() as u64,
-            filling_files: landed.len() as u64,
-            landed_bytes: landed.iter().sum(),
-            size_bytes: files.iter().map(|(_, metadata)| metadata.size_bytes).sum(),
-            last_used: last_used.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)),
+            files: here.paths.len() as u64,
+            filling_files: here.filling_files,
+            landed_bytes: here.landed_bytes,
+            size_bytes: here.size_bytes,
+            last_used: here.last_used_unix_ms.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)),
             readers,
         })
     }
@@ -194,6 +209,8 @@ impl ModelCache {
                 filling.entry(pinned).or_default().push(info);
             }
         }
+        let leased = self.store().leased()?;
+        let readers = |id: u64| if leased.contains(&id) { self.store().holders(id) } else { Vec::new() };
         let mut found = Vec::new();
         for pinned in repos {
             let mut files = filling.remove(&pinned).unwrap_or_default();
@@ -205,7 +222,7 @@ impl ModelCache {
                     digest: metadata.digest,
                     state: FileState::Sealed,
                     landed_bytes: metadata.size_bytes,
-                    readers: self.store().readers(metadata.blob_id)?,
+                    readers: readers(metadata.blob_id),
                 });
             }
             if !files.is_empty() {
@@ -221,18 +238,17 @@ impl ModelCache {
     /// # Errors
     /// Those of the store.
     pub fn stats(&self) -> Result<Stats> {
-        let mut stats = Stats { files: self.store().all_files()?.len() as u64, ..Stats::default() };
-        for (_, blob) in self.store().all_blobs()? {
-            match blob.state {
-                BlobState::Sealed if key::is_derived_home(&blob.home) => stats.derived_bytes += blob.size_bytes,
-                BlobState::Sealed => {
-                    stats.chunks += u64::from(chunks(blob.size_bytes));
-                    stats.live_bytes += blob.size_bytes;
-                }
-                BlobState::Filling => stats.filling_bytes += blob.size_bytes,
-                BlobState::Doomed | BlobState::Freeing => stats.doomed_bytes += blob.size_bytes,
+        let mut stats = Stats::default();
+        self.store().each_name("meta:", |_, _, _| stats.files += 1)?;
+        self.store().each_blob("", |_, blob| match blob.state {
+            BlobState::Sealed if key::is_derived_home(&blob.home) => stats.derived_bytes += blob.size_bytes,
+            BlobState::Sealed => {
+                stats.chunks += u64::from(chunks(blob.size_bytes));
+                stats.live_bytes += blob.size_bytes;
             }
-        }
+            BlobState::Filling => stats.filling_bytes += blob.size_bytes,
+            BlobState::Doomed | BlobState::Freeing => stats.doomed_bytes += blob.size_bytes,
+        })?;
         let folder = self.store().folder();
         stats.disk_bytes = storage::allocated_bytes(folder).attempted(|| format!("could not measure {}", folder.display()))?;
         Ok(stats)

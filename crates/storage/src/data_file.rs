@@ -10,6 +10,7 @@ use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::unix::fs::FileExt,
     path::PathBuf,
     sync::{
@@ -28,6 +29,8 @@ const MAX_BLOCKS: usize = ((HEADER_REGION_BYTES - JOURNAL_OFFSET) / JOURNAL_ENTR
 const MAX_DATA_BYTES: u64 = (2 << 30) - (1 << 20);
 /// The first bytes of the header region are kept when an extent is punched: the page header libmdbx reads lies there.
 const KEPT_BYTES: u64 = 4096;
+/// How much is punched at once. With its pages in memory, 100 MiB take the kernel 20 to 27 ms, a third of them 9 at most.
+const PUNCH_STEP_BYTES: u64 = 34 << 20;
 const MAGIC: [u8; 8] = *b"MDXEXTNT";
 const FORMAT: u32 = 1;
 /// Set in a journal entry whose block has landed. A bit pattern of its own, since any CRC may be zero.
@@ -225,19 +228,23 @@ impl DataFile {
 
     /// Gives the extent's disk space back to the file system while its pages are still its own; its data reads as zeros.
     ///
-    /// The first 4 KiB stay: libmdbx reads the page header there. Does nothing unless [`can_punch`](crate::can_punch).
+    /// The first 4 KiB stay: libmdbx reads the page header there. In steps of 34 MiB, between which those who write into other
+    /// extents of the file have their turn: the kernel keeps them out while it takes pages away. Does nothing unless
+    /// [`can_punch`](crate::can_punch).
     pub fn punch(&self, extent: &Extent) -> Result<()> {
         if !crate::can_punch() {
             return Ok(());
         }
-        let offset = extent.page_offset() + KEPT_BYTES;
-        let end = extent.data_offset() + extent.data_bytes.next_multiple_of(PAGE_BYTES);
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match fallocate(&self.file, flags, offset as i64, (end - offset) as i64) {
-            // A file system without holes keeps the space for libmdbx to reuse.
-            Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
-            Err(code) => Err(self.io("give back space of", code.into())),
+        for hole in holes(extent) {
+            match fallocate(&self.file, flags, hole.start as i64, (hole.end - hole.start) as i64) {
+                Ok(()) => {}
+                // A file system without holes keeps the space for libmdbx to reuse.
+                Err(nix::errno::Errno::EOPNOTSUPP) => break,
+                Err(code) => return Err(self.io("give back space of", code.into())),
+            }
         }
+        Ok(())
     }
 
     /// Takes the disk space of the whole extent, header region included.
@@ -285,5 +292,35 @@ impl DataFile {
 
     fn io(&self, action: &'static str, source: io::Error) -> Error {
         Error::Io { action, path: self.folder.clone(), source }
+    }
+}
+
+/// What [`DataFile::punch`] takes away, piece by piece.
+fn holes(extent: &Extent) -> impl Iterator<Item = Range<u64>> {
+    let end = extent.data_offset() + extent.data_bytes.next_multiple_of(PAGE_BYTES);
+    let step = PUNCH_STEP_BYTES as usize;
+    (extent.page_offset()..end).step_by(step).map(move |at| {
+        let start = at.max(extent.page_offset() + KEPT_BYTES);
+        start..(at + PUNCH_STEP_BYTES).min(end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_holes_of_an_extent_are_all_of_it_but_its_page_header_in_small_pieces(page: u32, data_bytes in 1..3_u64 << 30) {
+            let extent = Extent { page, data_bytes };
+            let mut end = extent.page_offset() + KEPT_BYTES;
+            for hole in holes(&extent) {
+                prop_assert_eq!(hole.start, end);
+                prop_assert!(hole.start < hole.end && hole.end - hole.start <= PUNCH_STEP_BYTES);
+                end = hole.end;
+            }
+            prop_assert_eq!(end, extent.data_offset() + data_bytes.next_multiple_of(PAGE_BYTES));
+        }
     }
 }

@@ -11,8 +11,10 @@ use nix::{
     libc,
 };
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
+    ops::Range,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
@@ -20,7 +22,7 @@ use std::{
 /// The largest number a lease may have. Bytes beyond it are the file's own.
 pub const MAX_LEASE_ID: u64 = (1 << 61) - 1;
 /// Here each process holds the byte of its PID namespace.
-const NAMESPACES: std::ops::Range<i64> = 1 << 61..(1 << 61) + (1 << 33);
+const NAMESPACES: Range<i64> = 1 << 61..(1 << 61) + (1 << 33);
 
 /// The file leases are taken in.
 #[derive(Debug)]
@@ -56,7 +58,7 @@ impl LeaseFile {
         let own = NAMESPACES.start + i64::from(inode.ino() as u32);
         set(&path, &namespace, libc::F_RDLCK, own, 1)?;
         for others in [NAMESPACES.start..own, own + 1..NAMESPACES.end] {
-            if conflict(&path, &namespace, libc::F_WRLCK, others.start, others.end - others.start)? {
+            if conflict(&path, &namespace, libc::F_WRLCK, others.start, others.end - others.start)?.is_some() {
                 return Err(Error::OtherPidNamespace { path });
             }
         }
@@ -75,12 +77,30 @@ impl LeaseFile {
 
     /// Whether anybody, in any process, holds a lease on `id`.
     pub fn is_held(&self, id: u64) -> Result<bool> {
-        conflict(&self.path, &self.open_anew()?, libc::F_WRLCK, checked(id), 1)
+        Ok(conflict(&self.path, &self.open_anew()?, libc::F_WRLCK, checked(id), 1)?.is_some())
     }
 
     /// Whether somebody, in any process, holds `id` exclusively.
     pub fn is_held_exclusively(&self, id: u64) -> Result<bool> {
-        conflict(&self.path, &self.open_anew()?, libc::F_RDLCK, checked(id), 1)
+        Ok(conflict(&self.path, &self.open_anew()?, libc::F_RDLCK, checked(id), 1)?.is_some())
+    }
+
+    /// The numbers below `end` that anybody, in any process, holds a lease on.
+    ///
+    /// Cost: a system call or two for each of them, whatever `end` is.
+    pub fn held_below(&self, end: u64) -> Result<HashSet<u64>> {
+        let file = self.open_anew()?;
+        let mut found = HashSet::new();
+        let mut gaps = vec![0..checked(end)];
+        while let Some(gap) = gaps.pop() {
+            // The kernel names one lock of a range, and not always the first.
+            if let Some(lock) = conflict(&self.path, &file, libc::F_WRLCK, gap.start, gap.end - gap.start)? {
+                let held = lock.start.max(gap.start)..lock.end.min(gap.end);
+                found.extend(held.clone().map(|id| id as u64));
+                gaps.extend([gap.start..held.start, held.end..gap.end]);
+            }
+        }
+        Ok(found)
     }
 
     /// The processes that hold a lease on `id`, as far as this one may look.
@@ -175,14 +195,17 @@ fn set(path: &Path, file: &File, kind: i32, start: i64, bytes: i64) -> Result<bo
     }
 }
 
-/// Whether another description holds a lock that `kind` on this range would have to wait for.
-fn conflict(path: &Path, file: &File, kind: i32, start: i64, bytes: i64) -> Result<bool> {
+/// Bytes another description has locked so that `kind` on this range would have to wait; of several one, as the kernel likes.
+fn conflict(path: &Path, file: &File, kind: i32, start: i64, bytes: i64) -> Result<Option<Range<i64>>> {
     if bytes == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     let mut range = range(kind, start, bytes);
     match fcntl(file, FcntlArg::F_OFD_GETLK(&mut range)) {
-        Ok(_) => Ok(range.l_type != libc::F_UNLCK as i16),
+        Ok(_) if range.l_type == libc::F_UNLCK as i16 => Ok(None),
+        // A length of 0 is to the end of all files.
+        Ok(_) if range.l_len == 0 => Ok(Some(range.l_start..i64::MAX)),
+        Ok(_) => Ok(Some(range.l_start..range.l_start + range.l_len)),
         Err(code) => Err(Error::Io { action: "look for leases in", path: path.to_owned(), source: code.into() }),
     }
 }
@@ -190,6 +213,7 @@ fn conflict(path: &Path, file: &File, kind: i32, start: i64, bytes: i64) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::{collection::vec, prelude::*};
 
     fn leases() -> (tempfile::TempDir, LeaseFile) {
         let dir = tempfile::tempdir().unwrap();
@@ -214,6 +238,18 @@ mod tests {
         assert!(leases.try_shared(7).unwrap().is_none());
         drop(filler);
         assert!(leases.try_shared(7).unwrap().is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn every_lease_that_is_held_is_found_and_no_other(ids in vec(prop_oneof![0..20_u64, 1 << 40..(1 << 40) + 5], 0..12), end in 0..25_u64) {
+            let (_dir, leases) = leases();
+            let held: Vec<Lease> = ids.iter().map(|&id| leases.try_shared(id).unwrap().unwrap()).collect();
+            prop_assert_eq!(leases.held_below(MAX_LEASE_ID).unwrap(), ids.iter().copied().collect());
+            prop_assert_eq!(leases.held_below(end).unwrap(), ids.iter().copied().filter(|&id| id < end).collect());
+            drop(held);
+            prop_assert!(leases.held_below(MAX_LEASE_ID).unwrap().is_empty());
+        }
     }
 
     #[test]

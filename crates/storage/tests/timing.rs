@@ -195,3 +195,66 @@ fn what_is_left_after_many_extents_and_after_churn() {
         }
     }
 }
+
+/// Files come and go until ten times what there is at most went through; nothing is written, and its space given back at once.
+#[test]
+#[ignore = "see the head of the file"]
+fn ten_fold_turnover() {
+    let gib = |n: u64| n << 30;
+    // Log-uniform sizes to the byte, from 2^first to 2^end; which goes to make room: any, or the oldest.
+    turn_over("1 MiB to 4 GiB, any", gib(20), 20..32, |random, count| random % count);
+    turn_over("1 MiB to 4 GiB, the oldest", gib(20), 20..32, |_, _| 0);
+    turn_over("1 MiB to 128 MiB, any", gib(20), 20..27, |random, count| random % count);
+    turn_over("256 MiB to 8 GiB, any", gib(20), 28..33, |random, count| random % count);
+    turn_over("1 MiB to 4 GiB, any, of 200 GiB", gib(200), 20..32, |random, count| random % count);
+}
+
+fn turn_over(what: &str, cap_bytes: u64, orders: std::ops::Range<u32>, which: impl Fn(u64, u64) -> u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let extents = open_extents(folder.path());
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let mut live: Vec<(u64, Vec<u64>)> = Vec::new();
+    let (mut live_bytes, mut peak_bytes, mut through_bytes, mut number) = (0, 0, 0, 0);
+    let mut times = Vec::new();
+    while through_bytes < 10 * cap_bytes {
+        let order = orders.start + next() as u32 % (orders.end - orders.start);
+        let size = (1_u64 << order) + next() % (1 << order);
+        while live_bytes + size > cap_bytes {
+            let (name, sizes) = live.remove(which(next(), live.len() as u64) as usize);
+            free(&extents, &(0..sizes.len()).map(|n| format!("{name}:{n}")).collect::<Vec<_>>()).unwrap();
+            extents.sync().unwrap();
+            live_bytes -= sizes.iter().sum::<u64>();
+        }
+        number += 1;
+        let sizes: Vec<u64> = (0..size.div_ceil(CHUNK_BYTES)).map(|n| (size - n * CHUNK_BYTES).min(CHUNK_BYTES)).collect();
+        let begun = Instant::now();
+        let placed = reserve(&extents, number, &number.to_string(), &sizes).unwrap();
+        times.push(begun.elapsed());
+        let writer = extents.open_writer().unwrap();
+        placed.iter().for_each(|extent| writer.punch(extent).unwrap());
+        live.push((number, sizes));
+        live_bytes += size;
+        through_bytes += size;
+        peak_bytes = peak_bytes.max(live_bytes);
+    }
+    times.sort_unstable();
+    let at = |percent: usize| times[times.len() * percent / 100];
+    let file_bytes = fs::metadata(extents.folder().join("mdbx.dat")).unwrap().len();
+    println!(
+        "{what}: {} reservations, p50 {:.2?}, p99 {:.2?}, worst {:.2?}; file {} MiB, live at most {} MiB: {:.3}; {:.1} MiB of disk",
+        times.len(),
+        at(50),
+        at(99),
+        times[times.len() - 1],
+        file_bytes >> 20,
+        peak_bytes >> 20,
+        file_bytes as f64 / peak_bytes as f64,
+        allocated_bytes(folder.path()).unwrap() as f64 / (1 << 20) as f64
+    );
+}

@@ -195,8 +195,8 @@ impl Store {
     /// Cost where there is nothing to free: one read. Else a few durable commits; no sync of the extents, which whoever frees or
     /// seals next does. What fails is left to the next open.
     pub(super) fn free_if_doomed(&self, blob_key: &str, id: u64) {
-        let waits = |blob: &BlobRecord| blob.id == id && matches!(blob.state, BlobState::Doomed | BlobState::Freeing);
-        let freed = self.blob(blob_key).and_then(|blob| match blob.as_ref().is_some_and(waits) {
+        // Its marker came with the transaction that doomed it, and is quicker to find than its row is to read.
+        let freed = self.is_doomed(id).and_then(|doomed| match doomed {
             true => self.free_blob(blob_key, id).map(drop),
             false => Ok(()),
         });
@@ -410,6 +410,12 @@ impl Store {
             self.extents.sync().attempted(settling)?;
         }
         Ok(())
+    }
+
+    /// Whether blob `id` waits to be freed, as its marker says.
+    fn is_doomed(&self, id: u64) -> Result<bool> {
+        let marker = self.begin_read()?.get_bytes(&STORE, &key::doomed(id));
+        Ok(marker.attempted(|| format!("could not look whether blob {id} is to be freed"))?.is_some())
     }
 
     /// Blobs that wait to be freed: key and id.

@@ -15,6 +15,8 @@ mod free;
 mod read;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod timing;
 
 pub(crate) use fill::{Acquired, Fill, Wanted};
 pub use free::Removed;
@@ -28,7 +30,7 @@ use crate::{
     record::*,
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -175,10 +177,6 @@ impl Store {
 
     // -- refs and manifests --------------------------------------------------------------------------------------
 
-    pub(crate) fn get_ref(&self, repo: &RepoId, revision: &Revision) -> Result<Option<RefRecord>> {
-        self.begin_read()?.get(&REFS, &key::reference(repo, revision)).attempted(|| format!("could not read the refs of {repo}"))
-    }
-
     /// Writes down which commit the Hub says `revision` is, and what that commit offers. Local reads stay where they are.
     pub(crate) fn put_listing(&self, repo: &PinnedRepo, revision: &Revision, manifest: Option<&ManifestEntry>) -> Result<()> {
         let Some(commit) = &repo.commit else { return Ok(()) };
@@ -265,22 +263,21 @@ impl Store {
     /// A commit means itself. Else: the commit of the last pull of that revision that finished; the one the Hub named last; and,
     /// where no revision was asked for, an import of that name.
     pub(crate) fn local_repos(&self, spec: &RepoSpec) -> Result<Vec<PinnedRepo>> {
-        if let Some(commit) = spec.revision.as_ref().and_then(Revision::as_commit) {
-            return Ok(vec![PinnedRepo::new(spec.repo.clone(), commit)]);
-        }
-        let mut found = Vec::new();
-        if let Some(record) = self.get_ref(&spec.repo, &spec.revision_or_main())? {
-            for commit in record.current.iter().chain([&record.latest]) {
-                let repo = PinnedRepo::new(spec.repo.clone(), commit.parse()?);
-                if !found.contains(&repo) {
-                    found.push(repo);
-                }
+        local_repos(&self.begin_read()?, spec)
+    }
+
+    /// Whether local reads of `spec` find a file `path`: complete and verified, since it has a name.
+    ///
+    /// Cost: one read transaction; nothing of the file itself.
+    pub(crate) fn has_file(&self, spec: &RepoSpec, path: &FilePath) -> Result<bool> {
+        let txn = self.begin_read()?;
+        for repo in local_repos(&txn, spec)? {
+            let metadata = txn.get(&METADATA, &key::meta(&repo, path));
+            if metadata.attempted(|| format!("could not look for {repo} {path}"))?.is_some() {
+                return Ok(true);
             }
         }
-        if spec.revision.is_none() {
-            found.push(PinnedRepo::import(spec.repo.clone()));
-        }
-        Ok(found)
+        Ok(false)
     }
 
     /// Every pinned form of `spec` that has a file here, complete or begun, or a listing: the given revision's alone, or all commits and the import.
@@ -343,15 +340,20 @@ impl Store {
 
     fn names_below(&self, prefix: &str) -> Result<Vec<(PinnedRepo, FilePath, FileMetadata)>> {
         let mut found = Vec::new();
+        self.each_name(prefix, |repo, path, metadata| found.push((repo, path, metadata)))?;
+        Ok(found)
+    }
+
+    /// Calls `each` with every name whose key begins with `prefix`, in key order: those of one repo follow one another.
+    pub(crate) fn each_name(&self, prefix: &str, mut each: impl FnMut(PinnedRepo, FilePath, FileMetadata)) -> Result<()> {
         self.begin_read()?
             .scan(&METADATA, prefix, |key, metadata| {
                 if let Some((repo, path)) = key::parse_meta(key) {
-                    found.push((repo, path, metadata));
+                    each(repo, path, metadata);
                 }
                 Ok::<_, storage::Error>(())
             })
-            .attempted(|| "could not list the files of the store".to_owned())?;
-        Ok(found)
+            .attempted(|| "could not list the files of the store".to_owned())
     }
 
     /// Every blob's key and row.
@@ -362,22 +364,31 @@ impl Store {
     /// Every blob whose key begins with `prefix`.
     pub(crate) fn blobs_below(&self, prefix: &str) -> Result<Vec<(String, BlobRecord)>> {
         let mut found = Vec::new();
+        self.each_blob(prefix, |key, blob| found.push((key.to_owned(), blob)))?;
+        Ok(found)
+    }
+
+    /// Calls `each` with the key and row of every blob whose key begins with `prefix`.
+    pub(crate) fn each_blob(&self, prefix: &str, mut each: impl FnMut(&str, BlobRecord)) -> Result<()> {
         self.begin_read()?
             .scan(&BLOBS, prefix, |key, blob| {
-                found.push((key.to_owned(), blob));
+                each(key, blob);
                 Ok::<_, storage::Error>(())
             })
-            .attempted(|| "could not list the blobs of the store".to_owned())?;
-        Ok(found)
+            .attempted(|| "could not list the blobs of the store".to_owned())
     }
 
     /// Every unfinished fill.
     pub(crate) fn fills(&self) -> Result<Vec<Unfinished>> {
+        let mut filling = Vec::new();
+        self.each_blob("", |blob_key, blob| {
+            if blob.state == BlobState::Filling {
+                filling.push((blob_key.to_owned(), blob));
+            }
+        })?;
         let mut found = Vec::new();
-        for (blob_key, blob) in self.all_blobs()? {
-            if blob.state == BlobState::Filling
-                && let Some((repo, path)) = key::parse_home(&blob.home)
-            {
+        for (blob_key, blob) in filling {
+            if let Some((repo, path)) = key::parse_home(&blob.home) {
                 let landed_bytes = self.landed_bytes(&blob_key)?;
                 found.push(Unfinished { repo, path, blob_key, size_bytes: blob.size_bytes, landed_bytes });
             }
@@ -385,22 +396,27 @@ impl Store {
         Ok(found)
     }
 
-    /// When blob `id` was last opened, if that was written down.
-    pub(crate) fn last_used_unix_ms(&self, id: u64) -> Result<Option<i64>> {
-        if let Some((_, time)) = self.lock_touched().values().find(|(touched, _)| *touched == id) {
-            return Ok(Some(*time));
-        }
-        let record = self
-            .begin_read()?
-            .get(&ACCESS, &key::access(id))
-            .attempted(|| format!("could not read the last use of blob {id}"))?;
-        Ok(record.map(|record| record.last_used_unix_ms))
+    /// When each blob was last opened, by its id, as far as that was written down, or is known in this process.
+    pub(crate) fn last_used_unix_ms(&self) -> Result<HashMap<u64, i64>> {
+        let mut found = HashMap::new();
+        self.begin_read()?
+            .scan(&ACCESS, "", |key, record: AccessRecord| {
+                found.extend(key::parse_access(key).map(|id| (id, record.last_used_unix_ms)));
+                Ok::<_, storage::Error>(())
+            })
+            .attempted(|| "could not read when files were last used".to_owned())?;
+        found.extend(self.lock_touched().values().copied());
+        Ok(found)
     }
 
-    /// The processes that read blob `id` now, as far as this one may look. Walks `/proc` only if somebody does.
-    pub(crate) fn readers(&self, id: u64) -> Result<Vec<u32>> {
-        let held = self.leases.is_held(id).attempted(|| format!("could not look for readers of blob {id}"))?;
-        Ok(if held { self.leases.holders(id) } else { Vec::new() })
+    /// The ids of the blobs that are read or filled now.
+    pub(crate) fn leased(&self) -> Result<HashSet<u64>> {
+        self.leases.held_below(ACTIVITY_LEASES).attempted(|| "could not look for readers".to_owned())
+    }
+
+    /// The processes that hold a lease on blob `id`, as far as this one may look. Walks `/proc`: for those of [`leased`](Self::leased).
+    pub(crate) fn holders(&self, id: u64) -> Vec<u32> {
+        self.leases.holders(id)
     }
 
     /// The row of the blob with `key`.
@@ -418,6 +434,27 @@ impl Drop for Store {
             }
         }
     }
+}
+
+/// As [`Store::local_repos`], in one snapshot with what else is read.
+fn local_repos(txn: &ReadTxn<'_>, spec: &RepoSpec) -> Result<Vec<PinnedRepo>> {
+    if let Some(commit) = spec.revision.as_ref().and_then(Revision::as_commit) {
+        return Ok(vec![PinnedRepo::new(spec.repo.clone(), commit)]);
+    }
+    let mut found = Vec::new();
+    let record = txn.get(&REFS, &key::reference(&spec.repo, &spec.revision_or_main()));
+    if let Some(record) = record.attempted(|| format!("could not read the refs of {}", spec.repo))? {
+        for commit in record.current.iter().chain([&record.latest]) {
+            let repo = PinnedRepo::new(spec.repo.clone(), commit.parse()?);
+            if !found.contains(&repo) {
+                found.push(repo);
+            }
+        }
+    }
+    if spec.revision.is_none() {
+        found.push(PinnedRepo::import(spec.repo.clone()));
+    }
+    Ok(found)
 }
 
 /// Names at `repo` the files it shares with `before`, path and content both, where they have no name yet.

@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use storage::{Extent, Lease, Mapping, SeparateMappings};
+use storage::{Extent, Lease, Mapping, ReadTxn, SeparateMappings};
 
 /// How long a lease that is held exclusively is asked for again: a sealer lets go microseconds after its commit.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
@@ -62,7 +62,8 @@ enum Maps {
 impl Store {
     /// Opens the file `path` of `repo`; `None` if there is no such name here.
     ///
-    /// Cost: two short read transactions, one lock, and for each chunk one read of its header and one mapping.
+    /// Cost: one short read transaction, or, where the file has extents, two, one lock, and for each chunk one read of its header and
+    /// one mapping.
     pub(crate) fn open_file(
         self: &Arc<Self>,
         repo: &PinnedRepo,
@@ -72,20 +73,25 @@ impl Store {
         let meta_key = key::meta(repo, path);
         let name = || format!("{} {path}", repo.repo);
         let reading = || format!("could not open {} {path}", repo.repo);
+        let stored = |metadata: FileMetadata, content| StoredFile {
+            repo: repo.clone(),
+            path: path.clone(),
+            size_bytes: metadata.size_bytes,
+            digest: metadata.digest,
+            content,
+        };
         let mut waited = Duration::ZERO;
         loop {
-            let Some(Found { metadata, blob_key, blob, inline }) = self.look_up(&meta_key, &name)? else { return Ok(None) };
-            if let Some(bytes) = inline {
-                self.touch(&blob_key, blob.id);
-                return Ok(Some(StoredFile {
-                    repo: repo.clone(),
-                    path: path.clone(),
-                    size_bytes: blob.size_bytes,
-                    digest: metadata.digest,
-                    content: Content::Inline(bytes),
-                }));
-            }
-            let Some(lease) = self.leases.try_shared(blob.id).attempted(reading)? else {
+            let found = match self.look_up(&meta_key, &name)? {
+                None => return Ok(None),
+                Some(Found::Inline(metadata, bytes)) => {
+                    self.touch(&blob_key_of(&metadata), metadata.blob_id);
+                    return Ok(Some(stored(metadata, Content::Inline(bytes))));
+                }
+                Some(Found::Extents(metadata)) => metadata,
+            };
+            let (blob_key, id) = (blob_key_of(&found), found.blob_id);
+            let Some(lease) = self.leases.try_shared(id).attempted(reading)? else {
                 // A sealer about to let go, or a freer: then the name is gone already.
                 if waited >= LEASE_PATIENCE {
                     return Err(Error::Busy { what: name(), reason: "somebody holds it exclusively" });
@@ -95,45 +101,32 @@ impl Store {
                 continue;
             };
             // Before the lease was ours it may have been freed, and its pages given to another.
-            match self.look_up(&meta_key, &name)? {
-                Some(again) if again.blob.id == blob.id => {}
+            match self.look_up_row(&meta_key, &name)? {
+                Some((metadata, blob)) if blob.id == id => {
+                    self.touch(&blob_key, id);
+                    let view = View::new(Arc::clone(self), blob_key, blob, lease, &name(), side_by_side)?;
+                    return Ok(Some(stored(metadata, Content::View(Arc::new(view)))));
+                }
                 _ => {
                     // Whoever removed it may have found our lease in the way.
                     drop(lease);
-                    self.free_if_doomed(&blob_key, blob.id);
-                    continue;
+                    self.free_if_doomed(&blob_key, id);
                 }
             }
-            self.touch(&blob_key, blob.id);
-            let view = View::new(Arc::clone(self), blob_key, blob, lease, &name(), side_by_side)?;
-            return Ok(Some(StoredFile {
-                repo: repo.clone(),
-                path: path.clone(),
-                size_bytes: metadata.size_bytes,
-                digest: metadata.digest,
-                content: Content::View(Arc::new(view)),
-            }));
         }
     }
 
-    /// What a name leads to, in one snapshot; `None` if there is no such name.
+    /// What a name leads to, in one snapshot; `None` if there is no such name. Of a file with extents only the promise: its row
+    /// is worth reading under its lease alone.
     fn look_up(&self, meta_key: &str, name: &dyn Fn() -> String) -> Result<Option<Found>> {
         let reading = || format!("could not open {}", name());
         let damaged = |reason: String| Error::Damaged { what: name(), reason };
         let txn = self.begin_read()?;
         let Some(metadata) = txn.get(&METADATA, meta_key).attempted(reading)? else { return Ok(None) };
-        let blob_key = format!("blob:{}", metadata.digest);
-        let blob = txn.get(&BLOBS, &blob_key).attempted(reading)?;
-        let blob = blob.ok_or_else(|| damaged("its name leads to no blob".to_owned()))?;
-        if blob.id != metadata.blob_id || blob.size_bytes != metadata.size_bytes || blob.state != BlobState::Sealed {
-            return Err(damaged(format!(
-                "its name says blob {} of {} bytes, its row blob {} of {} bytes, {:?}",
-                metadata.blob_id, metadata.size_bytes, blob.id, blob.size_bytes, blob.state
-            )));
+        if metadata.size_bytes > INLINE_BYTES {
+            return Ok(Some(Found::Extents(metadata)));
         }
-        if !blob.is_inline() {
-            return Ok(Some(Found { metadata, blob_key, blob, inline: None }));
-        }
+        let blob = sealed_row(&txn, &metadata, name)?;
         let bytes = txn.get_bytes(&INLINE, &key::chunk(&blob.home, 0)).attempted(reading)?;
         let bytes = bytes.ok_or_else(|| damaged("its bytes are gone, its name is not".to_owned()))?;
         let crcs: Vec<u32> = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
@@ -147,17 +140,41 @@ impl Store {
         }
         let mut aligned = rkyv::util::AlignedVec::with_capacity(bytes.len());
         aligned.extend_from_slice(&bytes);
-        Ok(Some(Found { metadata, blob_key, blob, inline: Some(aligned) }))
+        Ok(Some(Found::Inline(metadata, aligned)))
+    }
+
+    /// A name's promise and the row it leads to, in one snapshot; `None` if there is no such name.
+    fn look_up_row(&self, meta_key: &str, name: &dyn Fn() -> String) -> Result<Option<(FileMetadata, BlobRecord)>> {
+        let txn = self.begin_read()?;
+        let metadata = txn.get(&METADATA, meta_key).attempted(|| format!("could not open {}", name()))?;
+        metadata.map(|metadata| sealed_row(&txn, &metadata, name).map(|blob| (metadata, blob))).transpose()
     }
 }
 
 /// What a name leads to.
-struct Found {
-    metadata: FileMetadata,
-    blob_key: String,
-    blob: BlobRecord,
-    /// The bytes of a small file, checked.
-    inline: Option<rkyv::util::AlignedVec<64>>,
+enum Found {
+    /// A small file: its bytes, checked.
+    Inline(FileMetadata, rkyv::util::AlignedVec<64>),
+    /// One with extents.
+    Extents(FileMetadata),
+}
+
+fn blob_key_of(metadata: &FileMetadata) -> String {
+    format!("blob:{}", metadata.digest)
+}
+
+/// The row of the sealed blob that a name leads to.
+fn sealed_row(txn: &ReadTxn<'_>, metadata: &FileMetadata, name: &dyn Fn() -> String) -> Result<BlobRecord> {
+    let damaged = |reason: String| Error::Damaged { what: name(), reason };
+    let blob = txn.get(&BLOBS, &blob_key_of(metadata)).attempted(|| format!("could not open {}", name()))?;
+    let blob = blob.ok_or_else(|| damaged("its name leads to no blob".to_owned()))?;
+    if blob.id != metadata.blob_id || blob.size_bytes != metadata.size_bytes || blob.state != BlobState::Sealed {
+        return Err(damaged(format!(
+            "its name says blob {} of {} bytes, its row blob {} of {} bytes, {:?}",
+            metadata.blob_id, metadata.size_bytes, blob.id, blob.size_bytes, blob.state
+        )));
+    }
+    Ok(blob)
 }
 
 impl StoredFile {

@@ -372,7 +372,7 @@ fn the_time_of_a_last_use_survives_writes_that_change_nothing_and_goes_with_the_
     let written = |id| store.begin_read().unwrap().get(&ACCESS, &key::access(id)).unwrap().map(|record| record.last_used_unix_ms);
     let (_, blob) = seal(&store, PATH, &vec![7; 1 << 20]);
     drop(read(&store, PATH).unwrap().unwrap());
-    let used = store.last_used_unix_ms(blob.id).unwrap();
+    let used = store.last_used_unix_ms().unwrap().get(&blob.id).copied();
     assert!(used.is_some());
     assert_eq!(written(blob.id), None, "a read writes nothing");
     // Writes that turn out to have nothing to write: no such listing, content that is not here, a file that is gone.
@@ -390,14 +390,14 @@ fn the_time_of_a_last_use_survives_writes_that_change_nothing_and_goes_with_the_
     let gone: FilePath = "gone".parse().unwrap();
     let ended = store.finish_pull(&repo(), &"main".parse().unwrap(), &manifest, [&gone].into_iter());
     assert!(matches!(ended, Err(Error::RemovedMeanwhile { .. })));
-    assert_eq!(store.last_used_unix_ms(blob.id).unwrap(), used);
+    assert_eq!(store.last_used_unix_ms().unwrap().get(&blob.id).copied(), used);
     // Of a blob that is gone no record is left behind.
     store.touch("blob:gone", 77);
     store.seal_inline(&wanted_bytes("config.json", b"{}"), b"{}").unwrap();
     assert_eq!(written(blob.id), used);
     assert_eq!(written(77), None);
     drop(store);
-    assert_eq!(open(dir.path()).last_used_unix_ms(blob.id).unwrap(), used);
+    assert_eq!(open(dir.path()).last_used_unix_ms().unwrap().get(&blob.id).copied(), used);
 }
 
 // -- derived values ----------------------------------------------------------------------------------------------------
@@ -551,4 +551,34 @@ fn gc_frees_a_derived_value_whose_source_is_gone_and_leaves_those_whose_source_i
     txn.put(&BLOBS, &row, &blob).unwrap();
     store.commit(txn).unwrap();
     assert_eq!((store.collect_garbage().unwrap().freed_bytes, count_blobs(&store)), (VALUE_BYTES, 1));
+}
+
+#[test]
+fn the_space_of_what_is_removed_returns_while_nobody_is_kept_from_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (_, blob) = seal(&store, PATH, &vec![7; 40 << 20]);
+    if !storage::can_punch() {
+        return;
+    }
+    let disk_bytes = || storage::allocated_bytes(&store.folder().join(CHUNKS_FOLDER)).unwrap();
+    assert!(disk_bytes() > 40 * MIB);
+    // The one writer's place is ours for as long as this lives.
+    let reserving = store.extents.begin_reserve().unwrap();
+    let remover = {
+        let store = Arc::clone(&store);
+        thread::spawn(move || store.remove(&spec(), &Selection::All).unwrap())
+    };
+    let begun = Instant::now();
+    while disk_bytes() > 2 * MIB {
+        assert!(begun.elapsed() < Duration::from_secs(60), "holes are punched only by the writer of the extents");
+        thread::sleep(Duration::from_millis(1));
+    }
+    // Now it waits for that place, to delete the keys, and has the other writer's no more than the first.
+    store.begin_write().unwrap();
+    assert!(!remover.is_finished());
+    assert!(reserving.locate(&key::chunk(&blob.home, 0)).unwrap().is_some());
+    drop(reserving);
+    assert_eq!(remover.join().unwrap().freed_bytes, 40 * MIB);
+    assert!(store.all_blobs().unwrap().is_empty());
 }
