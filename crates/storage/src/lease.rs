@@ -96,7 +96,8 @@ impl LeaseFile {
             // The kernel names one lock of a range, and not always the first.
             if let Some(lock) = conflict(&self.path, &file, libc::F_WRLCK, gap.start, gap.end - gap.start)? {
                 let held = lock.start.max(gap.start)..lock.end.min(gap.end);
-                found.extend(held.clone().map(|id| id as u64));
+                // A lease is one byte; what some other program locked must not be counted one by one.
+                found.insert(held.start as u64);
                 gaps.extend([gap.start..held.start, held.end..gap.end]);
             }
         }
