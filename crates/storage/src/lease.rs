@@ -91,7 +91,8 @@ impl LeaseFile {
     pub fn held_below(&self, end: u64) -> Result<HashSet<u64>> {
         let file = self.open_anew()?;
         let mut found = HashSet::new();
-        let mut gaps = vec![0..checked(end)];
+        let all = 0..checked(end);
+        let mut gaps = vec![all];
         while let Some(gap) = gaps.pop() {
             // The kernel names one lock of a range, and not always the first.
             if let Some(lock) = conflict(&self.path, &file, libc::F_WRLCK, gap.start, gap.end - gap.start)? {
