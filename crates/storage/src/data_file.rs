@@ -15,8 +15,9 @@ use std::{
     path::PathBuf,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 /// Where the header lies in an extent's first page: behind libmdbx's 20 bytes, on a cache line of its own.
@@ -29,8 +30,10 @@ const MAX_BLOCKS: usize = ((HEADER_REGION_BYTES - JOURNAL_OFFSET) / JOURNAL_ENTR
 const MAX_DATA_BYTES: u64 = (2 << 30) - (1 << 20);
 /// The first bytes of the header region are kept when an extent is punched: the page header libmdbx reads lies there.
 const KEPT_BYTES: u64 = 4096;
-/// How much is punched at once. With its pages in memory, 100 MiB take the kernel 20 to 27 ms, a third of them 9 at most.
-const PUNCH_STEP_BYTES: u64 = 34 << 20;
+/// How much is punched at once, at first and at least. With its pages in memory, 100 MiB take the kernel 20 to 27 ms.
+const PUNCH_STEP_BYTES: u64 = 8 << 20;
+/// A step that took less is followed by one of twice the size, one that took twice as long by one of half the size.
+const PUNCH_STEP: Duration = Duration::from_millis(3);
 const MAGIC: [u8; 8] = *b"MDXEXTNT";
 const FORMAT: u32 = 1;
 /// Set in a journal entry whose block has landed. A bit pattern of its own, since any CRC may be zero.
@@ -118,13 +121,16 @@ pub struct DataFile {
     folder: PathBuf,
     /// Set by the first write or sync that failed; never cleared.
     failed: AtomicBool,
+    /// How much the next step of a punch takes away.
+    punch_step_bytes: AtomicU64,
     /// One sync at a time: of two, the kernel would tell a lost write to one alone, and the other would not yet know.
     syncing: Mutex<()>,
 }
 
 impl DataFile {
     pub(crate) fn new(file: File, folder: PathBuf) -> Self {
-        Self { file, folder, failed: AtomicBool::new(false), syncing: Mutex::new(()) }
+        let punch_step_bytes = AtomicU64::new(PUNCH_STEP_BYTES);
+        Self { file, folder, failed: AtomicBool::new(false), punch_step_bytes, syncing: Mutex::new(()) }
     }
 
     pub(crate) fn folder(&self) -> &std::path::Path {
@@ -228,21 +234,27 @@ impl DataFile {
 
     /// Gives the extent's disk space back to the file system while its pages are still its own; its data reads as zeros.
     ///
-    /// The first 4 KiB stay: libmdbx reads the page header there. In steps of 34 MiB, between which those who write into other
-    /// extents of the file have their turn: the kernel keeps them out while it takes pages away. Does nothing unless
+    /// The first 4 KiB stay: libmdbx reads the page header there. In steps of a few milliseconds, between which those who write into
+    /// other extents of the file have their turn: the kernel keeps them out while it takes pages away. Does nothing unless
     /// [`can_punch`](crate::can_punch).
     pub fn punch(&self, extent: &Extent) -> Result<()> {
         if !crate::can_punch() {
             return Ok(());
         }
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        for hole in holes(extent) {
-            match fallocate(&self.file, flags, hole.start as i64, (hole.end - hole.start) as i64) {
+        let mut rest = hole(extent);
+        while !rest.is_empty() {
+            let step_bytes = self.punch_step_bytes.load(Ordering::Relaxed);
+            let bytes = step_bytes.min(rest.end - rest.start);
+            let begun = Instant::now();
+            match fallocate(&self.file, flags, rest.start as i64, bytes as i64) {
                 Ok(()) => {}
                 // A file system without holes keeps the space for libmdbx to reuse.
                 Err(nix::errno::Errno::EOPNOTSUPP) => break,
                 Err(code) => return Err(self.io("give back space of", code.into())),
             }
+            rest.start += bytes;
+            self.punch_step_bytes.store(next_step_bytes(step_bytes, bytes, begun.elapsed()), Ordering::Relaxed);
         }
         Ok(())
     }
@@ -295,32 +307,46 @@ impl DataFile {
     }
 }
 
-/// What [`DataFile::punch`] takes away, piece by piece.
-fn holes(extent: &Extent) -> impl Iterator<Item = Range<u64>> {
-    let end = extent.data_offset() + extent.data_bytes.next_multiple_of(PAGE_BYTES);
-    let step = PUNCH_STEP_BYTES as usize;
-    (extent.page_offset()..end).step_by(step).map(move |at| {
-        let start = at.max(extent.page_offset() + KEPT_BYTES);
-        start..(at + PUNCH_STEP_BYTES).min(end)
-    })
+/// What [`DataFile::punch`] takes away: whole pages of the extent, but for its page header.
+fn hole(extent: &Extent) -> Range<u64> {
+    extent.page_offset() + KEPT_BYTES..extent.data_offset() + extent.data_bytes.next_multiple_of(PAGE_BYTES)
+}
+
+/// How much to punch at once after `bytes`, which were to be `step_bytes` or the rest of an extent, took so long.
+///
+/// A multiple of [`PUNCH_STEP_BYTES`], so that no block is split.
+fn next_step_bytes(step_bytes: u64, bytes: u64, took: Duration) -> u64 {
+    if took < PUNCH_STEP {
+        (2 * step_bytes).min(MAX_DATA_BYTES.next_multiple_of(PUNCH_STEP_BYTES))
+    } else if took > 2 * PUNCH_STEP {
+        (bytes / 2).max(1).next_multiple_of(PUNCH_STEP_BYTES)
+    } else {
+        step_bytes
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     proptest! {
         #[test]
-        fn the_holes_of_an_extent_are_all_of_it_but_its_page_header_in_small_pieces(page: u32, data_bytes in 1..3_u64 << 30) {
-            let extent = Extent { page, data_bytes };
-            let mut end = extent.page_offset() + KEPT_BYTES;
-            for hole in holes(&extent) {
-                prop_assert_eq!(hole.start, end);
-                prop_assert!(hole.start < hole.end && hole.end - hole.start <= PUNCH_STEP_BYTES);
-                end = hole.end;
+        fn a_step_of_a_punch_is_never_empty_nor_splits_a_block_and_grows_while_it_is_quick(steps in vec((0..20_u64, any::<u64>()), 0..20)) {
+            let mut step_bytes = PUNCH_STEP_BYTES;
+            for (ms, rest) in steps {
+                let next = next_step_bytes(step_bytes, step_bytes.min(rest), Duration::from_millis(ms));
+                prop_assert!(next >= PUNCH_STEP_BYTES && next % PUNCH_STEP_BYTES == 0);
+                prop_assert!(if ms < 3 { next >= step_bytes } else { next <= step_bytes });
+                step_bytes = next;
             }
-            prop_assert_eq!(end, extent.data_offset() + data_bytes.next_multiple_of(PAGE_BYTES));
+            // As long as nothing takes its time, extents of the greatest size are soon one step.
+            for _ in 0..9 {
+                step_bytes = next_step_bytes(step_bytes, step_bytes, Duration::ZERO);
+            }
+            prop_assert!(step_bytes >= MAX_DATA_BYTES);
+            // One long step is enough to make the next ones of such extents shorter.
+            prop_assert!(next_step_bytes(step_bytes, 100 << 20, Duration::from_millis(25)) <= 56 << 20);
         }
     }
 }

@@ -244,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_lease_that_is_held_is_found_and_no_other(ids in vec(prop_oneof![0..20_u64, 1 << 40..(1 << 40) + 5], 0..12), end in 0..25_u64) {
+        fn every_lease_that_is_held_is_found_and_no_other(ids in vec(prop_oneof![0..20_u64, 1 << 40..(1_u64 << 40) + 5], 0..12), end in 0..25_u64) {
             let (_dir, leases) = leases();
             let held: Vec<Lease> = ids.iter().map(|&id| leases.try_shared(id).unwrap().unwrap()).collect();
             prop_assert_eq!(leases.held_below(MAX_LEASE_ID).unwrap(), ids.iter().copied().collect());

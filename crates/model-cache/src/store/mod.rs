@@ -26,7 +26,7 @@ pub(crate) use read::{Content, StoredFile, View};
 use crate::{
     error::{Attempted, Error, Result},
     key::{self, PinnedRepo},
-    name::{FilePath, RepoId, RepoSpec, Revision},
+    name::{FilePath, RepoSpec, Revision},
     record::*,
 };
 use std::{

@@ -253,8 +253,8 @@ fn remove_gigabytes(chunks: u64, content: Content) {
             })
         });
         let filler = scope.spawn(|| {
-            let bytes = vec![3; 512 << 10];
-            again_and_again(&mut |count| fill.write(count * (512 << 10) % CHUNK_BYTES, &bytes).unwrap())
+            let bytes = [3; 4096];
+            again_and_again(&mut |count| fill.write(count * 4096 % CHUNK_BYTES, &bytes).unwrap())
         });
         thread::sleep(Duration::from_millis(300));
         let (removed, took) = timed(|| cache.delete_model("org/big").unwrap());
