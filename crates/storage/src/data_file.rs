@@ -337,7 +337,8 @@ mod tests {
             for (ms, rest) in steps {
                 let next = next_step_bytes(step_bytes, step_bytes.min(rest), Duration::from_millis(ms));
                 prop_assert!(next >= PUNCH_STEP_BYTES && next % PUNCH_STEP_BYTES == 0);
-                prop_assert!(if ms < 3 { next >= step_bytes } else { next <= step_bytes });
+                let goes_the_right_way = if ms < 3 { next >= step_bytes } else { next <= step_bytes };
+                prop_assert!(goes_the_right_way, "{step_bytes} to {next} after {ms} ms");
                 step_bytes = next;
             }
             // As long as nothing takes its time, extents of the greatest size are soon one step.

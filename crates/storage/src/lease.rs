@@ -247,8 +247,9 @@ mod tests {
         fn every_lease_that_is_held_is_found_and_no_other(ids in vec(prop_oneof![0..20_u64, 1 << 40..(1_u64 << 40) + 5], 0..12), end in 0..25_u64) {
             let (_dir, leases) = leases();
             let held: Vec<Lease> = ids.iter().map(|&id| leases.try_shared(id).unwrap().unwrap()).collect();
-            prop_assert_eq!(leases.held_below(MAX_LEASE_ID).unwrap(), ids.iter().copied().collect());
-            prop_assert_eq!(leases.held_below(end).unwrap(), ids.iter().copied().filter(|&id| id < end).collect());
+            let below = |end: u64| ids.iter().copied().filter(|&id| id < end).collect::<HashSet<u64>>();
+            prop_assert_eq!(leases.held_below(MAX_LEASE_ID).unwrap(), below(MAX_LEASE_ID));
+            prop_assert_eq!(leases.held_below(end).unwrap(), below(end));
             drop(held);
             prop_assert!(leases.held_below(MAX_LEASE_ID).unwrap().is_empty());
         }
