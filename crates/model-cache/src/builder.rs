@@ -2,6 +2,7 @@
 
 use crate::{
     cache::{Inner, ModelCache},
+    download::BUFFER_BYTES,
     error::{Error, Result},
     hub::{HubClient, HubConfig, Token, parse_endpoint},
     store::Store,
@@ -15,9 +16,12 @@ use storage::StorageRegistry;
 
 /// Most connections a pull may be given.
 const MOST_CONNECTIONS: usize = 64;
-/// What one connection takes: two buffers to gather and write, and what the HTTP client holds.
-const CONNECTION_BYTES: u64 = 2 * crate::download::BUFFER_BYTES as u64 + (1 << 20);
-/// What a pull takes beside its connections: the buffers that check and hash.
+/// What the HTTP client holds for one connection: its buffer grows to 408 KiB, and there may be three of them, one being read
+/// into, one on its way, one with us.
+const CLIENT_BYTES: u64 = 3 * (408 << 10);
+/// What one connection takes: that, and a buffer to gather in while another is written.
+const CONNECTION_BYTES: u64 = CLIENT_BYTES + 2 * BUFFER_BYTES as u64;
+/// What a pull takes beside its connections: what hashes and checks, the threads' stacks, the listing.
 const BASE_BYTES: u64 = 8 << 20;
 
 /// The options of a [`ModelCache`]. Every one has a default that is right for a laptop.
@@ -61,7 +65,7 @@ impl ModelCacheBuilder {
             token: None,
             offline: None,
             connections: 8,
-            memory_budget_bytes: 48 << 20,
+            memory_budget_bytes: 40 << 20,
             read_timeout: None,
             side_by_side: cfg!(target_os = "linux"),
             create: true,
@@ -99,8 +103,11 @@ impl ModelCacheBuilder {
         self
     }
 
-    /// Most private memory one pull should take for its data. Fewer connections are used where the budget is too small for
-    /// all of them: each takes about 2 MiB, and 8 MiB go to checking. Default: 48 MiB.
+    /// Most private memory one pull takes for its data: 10 MiB or more. Default: 40 MiB.
+    ///
+    /// 8 MiB go to checking, to the threads and the listing; the rest is shared out before the pull begins. A connection takes
+    /// 0.5 MiB of buffers, which come from a pool of that many and are waited for, and up to 1.2 MiB within the HTTP client. Fewer
+    /// connections are used where the budget is too small for all of them. The size of the files does not matter.
     pub fn memory_budget_bytes(mut self, bytes: u64) -> Self {
         self.memory_budget_bytes = bytes;
         self
@@ -146,6 +153,7 @@ impl ModelCacheBuilder {
             return refuse("store", String::new(), "it must name a folder");
         }
         let affordable = (self.memory_budget_bytes - BASE_BYTES) / CONNECTION_BYTES;
+        let connections = self.connections.min(affordable as usize).max(1);
         let mut config = HubConfig::from_env(&|name| std::env::var_os(name))?;
         if let Some(endpoint) = &self.endpoint {
             config.endpoint = parse_endpoint("endpoint", endpoint)?;
@@ -167,7 +175,8 @@ impl ModelCacheBuilder {
         Ok(ModelCache::from_inner(Inner {
             store,
             hub: HubClient::new(config),
-            connections: self.connections.min(affordable as usize).max(1),
+            connections,
+            buffers: 2 * connections,
             side_by_side: self.side_by_side,
         }))
     }

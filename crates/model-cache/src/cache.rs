@@ -35,6 +35,8 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
     pub(crate) hub: crate::hub::HubClient,
     pub(crate) connections: usize,
+    /// How many buffers a pull may gather bytes in.
+    pub(crate) buffers: usize,
     pub(crate) side_by_side: bool,
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     cache::ModelCache,
     choice::Globs,
-    download::{self, Lane, blocking},
+    download::{self, Buffers, Lane, SealTime, blocking},
     error::{Error, Result},
     hub::{RetryNotice, TreeFile},
     key::PinnedRepo,
@@ -63,6 +63,9 @@ pub struct PullReport {
     pub here_bytes: u64,
     /// How long it took.
     pub elapsed: Duration,
+    /// The longest time from a file's last byte received to its seal: what was left to check and to wait for the disk. None if no
+    /// file over 64 KiB was fetched.
+    pub seal_time: Option<Duration>,
     /// Files that names of the others promise and the repo lacks.
     pub missing: Vec<String>,
 }
@@ -272,6 +275,8 @@ impl Pull {
             reporter,
             connections: inner.connections,
             permits: &permits,
+            buffers: Buffers::new(inner.buffers),
+            seal_time: SealTime::default(),
         };
         let fetched_bytes = download::pull_files(&lane, &chosen.files).await?;
         let (store, repo, revision) = (Arc::clone(&inner.store), pinned.clone(), revision.clone());
@@ -280,7 +285,7 @@ impl Pull {
         blocking::run(move || store.finish_pull(&repo, &revision, &entry, paths.iter())).await?;
         drop(announced);
         let total_bytes: u64 = chosen.files.iter().map(|file| file.size_bytes).sum();
-        let elapsed = started.elapsed();
+        let (elapsed, seal_time) = (started.elapsed(), lane.seal_time.longest());
         reporter.done(fetched_bytes, elapsed);
         Ok(PullReport {
             repo: pinned.repo.clone(),
@@ -291,6 +296,7 @@ impl Pull {
             fetched_bytes,
             here_bytes: total_bytes.saturating_sub(fetched_bytes),
             elapsed,
+            seal_time,
             missing: chosen.missing.clone(),
         })
     }

@@ -13,7 +13,7 @@
 //! | [`LeaseFile`], [`Lease`] | kernel locks that say who reads or fills what, and that die with their process |
 //! | [`Ballast`] | room kept back so that a full disk can still be freed |
 //!
-//! All unsafe code of the project's engine lives here, in `mdbx` and `mapping`.
+//! All unsafe code of the project's engine lives here, in `mdbx`, `mapping` and `writeback`.
 
 #![deny(unsafe_code)]
 
@@ -29,6 +29,7 @@ mod mdbx;
 mod records;
 mod registry;
 mod unnamed;
+mod writeback;
 
 pub use codec::Record;
 pub use copy::CopyMethod;

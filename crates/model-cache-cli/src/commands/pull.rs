@@ -42,6 +42,7 @@ pub(super) async fn pull(cx: &Context, wanted: Wanted, connections: Option<usize
             "fetched_bytes": report.fetched_bytes,
             "here_bytes": report.here_bytes,
             "elapsed_ms": report.elapsed.as_millis() as u64,
+            "seal_ms": report.seal_time.map(|time| time.as_millis() as u64),
             "missing": report.missing,
         }))?;
     } else {

@@ -1,9 +1,9 @@
-//! One file's bytes, from the Hub into a fill: connections that take ranges from a plan, and a hasher that follows the front.
+//! One file's bytes, from the Hub into a fill: connections that take ranges from a plan.
 
 use super::{
-    Lane, blocking,
+    Lane,
     plan::{Plan, blocks_per_request},
-    write::{BlockWriter, Pace},
+    write::{BlockWriter, FileWriter, Pace, Pieces},
 };
 use crate::{
     digest::Digest,
@@ -21,18 +21,23 @@ use std::{
     },
     time::Instant,
 };
-use tokio::sync::watch;
 
 /// Most requests in a row that fail with nothing landed: with the waits between, about a quarter of a minute of no network.
 const RANGE_TRIES: u32 = 8;
 /// Most fresh addresses asked for while nothing lands.
 const MOST_EXPIRED: u32 = 4;
-/// Bytes hashed before the hasher looks whether it is still wanted.
-const HASH_BYTES: u64 = 32 << 20;
 
-/// Fetches what is missing of `fill`, and hashes all of it as the front lands.
-///
-/// Gives the digest of the bytes read back, and how many bytes came over the network.
+/// What came of a file's fetch.
+pub(crate) struct Fetch {
+    /// Of the bytes read back.
+    pub(crate) digest: Digest,
+    /// Bytes that came over the network.
+    pub(crate) fetched_bytes: u64,
+    /// When the last of them did, if any came.
+    pub(crate) last_byte: Option<Instant>,
+}
+
+/// Fetches what is missing of `fill`, hashed and sent on its way to the disk as it lands.
 ///
 /// `location` is where the bytes are, if that was asked for already.
 pub(crate) async fn fetch_file(
@@ -40,33 +45,37 @@ pub(crate) async fn fetch_file(
     file: &TreeFile,
     location: Option<Location>,
     fill: &Arc<Fill>,
-) -> Result<(Digest, u64)> {
-    let plan = Plan::new(&fill.landed(), file.size_bytes, lane.connections);
+) -> Result<Fetch> {
+    let plan = Plan::new(&fill.landed(), lane.connections);
     let workers = plan.connections();
-    let (prefix, follow) = watch::channel(plan.prefix_bytes());
+    let (pieces, digest) = FileWriter::start(fill, file.digest.hasher(file.size_bytes))?.split();
     let fetch = FileFetch {
         lane,
         file,
-        fill,
         plan: Mutex::new(plan),
-        prefix,
+        pieces,
         location: tokio::sync::Mutex::new(location),
         expired: AtomicU32::new(0),
         sequential: AtomicBool::new(false),
         fetched_bytes: AtomicU64::new(0),
+        last_byte: Mutex::new(None),
     };
-    let fetching = async {
+    let fetching = async move {
         let workers: FuturesUnordered<_> = (0..workers).map(|_| fetch.worker()).collect();
         workers.try_collect::<()>().await?;
         if !fetch.plan().is_complete() {
-            // Every worker returned content, so this can't be; without the check the hasher would wait for ever.
+            // Every worker returned content, so this can't be; the writer's error would say less.
             return Err(Error::Damaged { what: file.path.to_string(), reason: "blocks are missing after its fetch".to_owned() });
         }
         lane.reporter.verifying(file.path.as_str());
-        Ok(())
+        let fetched_bytes = fetch.fetched_bytes.load(Ordering::Relaxed);
+        let last_byte = *fetch.last_byte.lock().unwrap_or_else(PoisonError::into_inner);
+        // The writer ends once nobody can send to it.
+        drop(fetch);
+        Ok((fetched_bytes, last_byte))
     };
-    let ((), digest) = future::try_join(fetching, hash_front(fill, file.digest, follow)).await?;
-    Ok((digest, fetch.fetched_bytes.load(Ordering::Relaxed)))
+    let ((fetched_bytes, last_byte), digest) = future::try_join(fetching, digest).await?;
+    Ok(Fetch { digest, fetched_bytes, last_byte })
 }
 
 /// Fetches a small file whole.
@@ -123,10 +132,9 @@ pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<
 struct FileFetch<'a> {
     lane: &'a Lane<'a>,
     file: &'a TreeFile,
-    fill: &'a Arc<Fill>,
     plan: Mutex<Plan>,
-    /// How far the front has landed, for the hasher.
-    prefix: watch::Sender<u64>,
+    /// Where what arrives is written.
+    pieces: Pieces,
     /// Where the bytes are, shared by all connections; asked for once.
     location: tokio::sync::Mutex<Option<Location>>,
     /// Addresses found expired since the last block landed.
@@ -134,6 +142,7 @@ struct FileFetch<'a> {
     /// Set by the connection that found the server ignoring ranges: it alone goes on, from the start.
     sequential: AtomicBool,
     fetched_bytes: AtomicU64,
+    last_byte: Mutex<Option<Instant>>,
 }
 
 /// How one request ended, if not with an error that is final.
@@ -229,7 +238,7 @@ impl FileFetch<'_> {
         let size_bytes = self.file.size_bytes;
         let start = body.range().start;
         let mut at = start;
-        let mut writer = BlockWriter::new(Arc::clone(self.fill), self.lane.reporter, self.file.path.as_str(), at);
+        let mut writer = BlockWriter::new(&self.pieces, &self.lane.buffers, size_bytes, self.lane.reporter, self.file.path.as_str(), at);
         let mut landed = |block| self.land(block);
         let mut first_byte = None;
         let mut claimed = None;
@@ -256,6 +265,7 @@ impl FileFetch<'_> {
                     }
                 }
             }
+            *self.last_byte.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             Ok(())
         }
         .await;
@@ -279,7 +289,6 @@ impl FileFetch<'_> {
         let mut plan = self.plan();
         plan.land(block);
         self.expired.store(0, Ordering::Relaxed);
-        self.prefix.send_replace(plan.prefix_bytes());
     }
 
     async fn location(&self) -> Result<Location> {
@@ -325,28 +334,6 @@ impl Drop for Taken<'_, '_> {
     fn drop(&mut self) {
         self.release();
     }
-}
-
-/// Hashes the file from its start as far as it has landed, until all of it has.
-async fn hash_front(fill: &Arc<Fill>, promised: Digest, mut landed: watch::Receiver<u64>) -> Result<Digest> {
-    let size_bytes = fill.size_bytes();
-    let mut hasher = promised.hasher(size_bytes);
-    let mut hashed = 0;
-    while hashed < size_bytes {
-        let front = *landed.borrow_and_update();
-        if hashed == front {
-            // The sender lives as long as the fetch this is joined with.
-            if landed.changed().await.is_err() {
-                return Err(Error::Cancelled);
-            }
-            continue;
-        }
-        let range = hashed..front.min(hashed + HASH_BYTES);
-        hashed = range.end;
-        let fill = Arc::clone(fill);
-        hasher = blocking::run(move || fill.hash(&mut hasher, range).map(|()| hasher)).await?;
-    }
-    Ok(hasher.finish())
 }
 
 impl Lane<'_> {

@@ -8,7 +8,7 @@ mod fetch;
 mod plan;
 mod write;
 
-pub(crate) use write::BUFFER_BYTES;
+pub(crate) use write::{BUFFER_BYTES, Buffers};
 
 use crate::{
     error::{Error, Result},
@@ -19,7 +19,11 @@ use crate::{
     record::INLINE_BYTES,
     store::{Acquired, Fill, Store, Wanted},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::sync::Semaphore;
 
 /// Files begun at once. Their connections come from one pool, so more would only spread them thinner.
@@ -37,6 +41,25 @@ pub(crate) struct Lane<'a> {
     /// Most connections of this pull at once, over all its files.
     pub(crate) connections: usize,
     pub(crate) permits: &'a Semaphore,
+    /// What network bytes are gathered in.
+    pub(crate) buffers: Buffers,
+    /// The longest time from a file's last byte to its seal.
+    pub(crate) seal_time: SealTime,
+}
+
+/// The longest time from a file's last byte received to its seal, so far.
+#[derive(Default)]
+pub(crate) struct SealTime(Mutex<Option<Duration>>);
+
+impl SealTime {
+    fn note(&self, time: Duration) {
+        let mut longest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *longest = (*longest).max(Some(time));
+    }
+
+    pub(crate) fn longest(&self) -> Option<Duration> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Brings `files` into the store, each sealed as it is complete. Gives the bytes that came over the network.
@@ -124,7 +147,8 @@ async fn fill_and_seal(
 ) -> Result<u64> {
     let path = file.path.as_str();
     lane.reporter.is_here(path, fill.0.landed_bytes());
-    let (found, fetched_bytes) = fetch::fetch_file(lane, file, location, &fill.0).await?;
+    let fetched = fetch::fetch_file(lane, file, location, &fill.0).await?;
+    let found = fetched.digest;
     let name = format!("{} {path}", lane.repo.repo);
     let sealed = Arc::clone(&fill.0);
     blocking::run(move || {
@@ -132,7 +156,10 @@ async fn fill_and_seal(
         sealed.seal(&wanted).map(drop)
     })
     .await?;
-    Ok(fetched_bytes)
+    if let Some(last_byte) = fetched.last_byte {
+        lane.seal_time.note(last_byte.elapsed());
+    }
+    Ok(fetched.fetched_bytes)
 }
 
 /// A fill whose long reads end early once this is dropped.

@@ -1,6 +1,5 @@
 //! Which blocks of a file to fetch next, and how many at once: values and arithmetic, no I/O.
 
-use crate::record::BLOCK_BYTES;
 use std::{ops::Range, time::Duration};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +16,6 @@ enum Block {
 #[derive(Debug)]
 pub(crate) struct Plan {
     blocks: Vec<Block>,
-    size_bytes: u64,
     /// All blocks before this one have landed.
     prefix: usize,
     /// No block before this one is to be taken.
@@ -28,9 +26,9 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan of a file for at most `connections`, fewer where there is less to do.
-    pub(crate) fn new(landed: &[bool], size_bytes: u64, connections: usize) -> Self {
+    pub(crate) fn new(landed: &[bool], connections: usize) -> Self {
         let blocks = landed.iter().map(|landed| if *landed { Block::Landed } else { Block::Missing }).collect();
-        let mut plan = Self { blocks, size_bytes, prefix: 0, first_missing: 0, connections: 0 };
+        let mut plan = Self { blocks, prefix: 0, first_missing: 0, connections: 0 };
         plan.connections = connections.min(plan.missing_blocks());
         plan.advance();
         plan
@@ -117,11 +115,6 @@ impl Plan {
         self.blocks.iter().filter(|block| **block != Block::Landed).count()
     }
 
-    /// Bytes from the start of the file up to the first block that has not landed.
-    pub(crate) fn prefix_bytes(&self) -> u64 {
-        (self.prefix as u64 * BLOCK_BYTES).min(self.size_bytes)
-    }
-
     fn advance(&mut self) {
         while self.blocks.get(self.prefix) == Some(&Block::Landed) {
             self.prefix += 1;
@@ -163,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_last_connection_may_not_retire_and_one_that_found_nothing_has_left() {
-        let mut plan = Plan::new(&[false, false], 2 * BLOCK_BYTES, 8);
+        let mut plan = Plan::new(&[false, false], 8);
         assert_eq!(plan.connections(), 2);
         let all = plan.take_or_leave(2).unwrap();
         assert_eq!(plan.take_or_leave(2), None);
@@ -193,8 +186,7 @@ mod tests {
             landed in prop::collection::vec(any::<bool>(), 1..40),
             ops in ops(),
         ) {
-            let size_bytes = landed.len() as u64 * BLOCK_BYTES - 7;
-            let mut plan = Plan::new(&landed, size_bytes, 4);
+            let mut plan = Plan::new(&landed, 4);
             let mut model: Vec<bool> = landed.clone();
             let mut flying: Vec<Range<u64>> = Vec::new();
             for op in ops {
@@ -222,8 +214,6 @@ mod tests {
                         plan.give_back(range);
                     },
                 }
-                let prefix = model.iter().take_while(|landed| **landed).count() as u64;
-                prop_assert_eq!(plan.prefix_bytes(), (prefix * BLOCK_BYTES).min(size_bytes));
                 prop_assert_eq!(plan.missing_blocks(), model.iter().filter(|landed| !**landed).count());
             }
             for range in flying.drain(..) {
@@ -233,7 +223,6 @@ mod tests {
                 range.for_each(|block| plan.land(block));
             }
             prop_assert!(plan.is_complete());
-            prop_assert_eq!(plan.prefix_bytes(), size_bytes);
         }
     }
 }

@@ -17,8 +17,8 @@ use std::{
 };
 use storage::{DataFile, Extent, ExtentSpec, Lease};
 
-/// How much is read at once where a file is hashed or checked.
-const READ_BYTES: usize = 1 << 20;
+/// How much is read at once where a file is hashed or checked: what stays in a core's own cache between being read and hashed.
+pub(super) const READ_BYTES: usize = 256 << 10;
 
 /// A file somebody wants in the store.
 #[derive(Clone, Debug)]
@@ -492,6 +492,11 @@ impl Fill {
         self.blob.size_bytes
     }
 
+    /// The store's folder.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.store.folder()
+    }
+
     /// Which blocks have landed.
     pub(crate) fn landed(&self) -> Vec<bool> {
         self.lock().iter().map(Option::is_some).collect()
@@ -555,10 +560,28 @@ impl Fill {
         Ok(())
     }
 
-    /// Reads `range` of the file into `hasher`, from where it was written to.
-    pub(crate) fn hash(&self, hasher: &mut Hasher, range: Range<u64>) -> Result<()> {
-        let mut buffer = vec![0; READ_BYTES];
-        self.read(range, &mut buffer, |bytes| hasher.update(bytes))
+    /// Whether `block` has landed.
+    pub(super) fn has_landed(&self, block: u64) -> bool {
+        self.lock()[block as usize].is_some()
+    }
+
+    /// Whether nobody waits for this fill any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Reads `range` of the file into `hasher`, from where it was written to, through `buffer`.
+    pub(super) fn hash(&self, hasher: &mut Hasher, range: Range<u64>, buffer: &mut [u8]) -> Result<()> {
+        self.read(range, buffer, |bytes| hasher.update(bytes))
+    }
+
+    /// Starts writing `block` out to the disk; may block while that is busy.
+    pub(super) fn start_writeback(&self, block: u64) -> Result<()> {
+        let range = block_range(self.size_bytes(), block);
+        let (extent, within) = self.place(range.start)?;
+        self.writer
+            .start_writeback(extent, within, range.end - range.start)
+            .attempted(|| format!("could not write out block {block} of {}", self.blob_key))
     }
 
     /// Compares the digest of the bytes read back with the one promised. On a difference the content is dropped.
@@ -682,7 +705,7 @@ impl Fill {
     fn read(&self, range: Range<u64>, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
-            if self.cancelled.load(Ordering::Relaxed) {
+            if self.is_cancelled() {
                 return Err(Error::Cancelled);
             }
             let (extent, within) = self.place(at)?;

@@ -11,12 +11,14 @@
 
 mod derive;
 mod fill;
+mod follow;
 mod free;
 mod read;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use fill::{Acquired, Fill, Wanted};
+pub(crate) use follow::{Followers, spawn};
 pub use free::Removed;
 pub(crate) use free::Selection;
 pub(crate) use read::{Content, StoredFile, View};
