@@ -3,7 +3,7 @@
 use crate::{
     cache::ModelCache,
     choice::Globs,
-    download::{self, Buffers, Lane, SealTime, blocking},
+    download::{self, Buffers, Gates, Lane, SealTime, blocking},
     error::{Error, Result},
     hub::{RetryNotice, TreeFile},
     key::PinnedRepo,
@@ -17,7 +17,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// A pull to be described, then [`run`](Self::run).
@@ -266,15 +265,14 @@ impl Pull {
         };
         download::check_space(&inner.store, &what, &chosen.files)?;
         self.note_failure(pinned, &chosen.quants, None).await;
-        let permits = Semaphore::new(inner.connections);
+        let gates = Gates::new(inner.connections);
         let lane = Lane {
             store: &inner.store,
             hub: &inner.hub,
             repo: pinned,
             commit: &commit,
             reporter,
-            connections: inner.connections,
-            permits: &permits,
+            gates: &gates,
             buffers: Buffers::new(inner.buffers),
             seal_time: SealTime::default(),
         };

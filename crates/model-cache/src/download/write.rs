@@ -12,7 +12,6 @@ use std::{
     future,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
-    time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -256,11 +255,4 @@ impl Drop for BlockWriter<'_> {
             self.reporter.lost(self.path, self.unlanded_bytes);
         }
     }
-}
-
-/// How a request went, for deciding how much the next one asks for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Pace {
-    pub(crate) first_byte: Duration,
-    pub(crate) per_block: Duration,
 }
