@@ -256,3 +256,70 @@ impl Drop for BlockWriter<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        key::PinnedRepo,
+        store::{Acquired, Store, Wanted},
+    };
+    use futures::{FutureExt, future::try_join_all};
+    use storage::StorageRegistry;
+
+    #[tokio::test]
+    async fn no_more_buffers_are_in_use_than_there_are_and_each_comes_back() {
+        let buffers = Buffers::new(2);
+        let (first, _second) = (buffers.take().await, buffers.take().await);
+        assert!(buffers.take().now_or_never().is_none());
+        drop(first);
+        let third = buffers.take().now_or_never().expect("one came back");
+        assert!(third.bytes.is_empty() && third.bytes.capacity() >= BUFFER_BYTES);
+    }
+
+    /// Blocks of a file, each connection its own, in pieces of odd sizes, through as few buffers as go.
+    #[tokio::test]
+    async fn connections_that_share_fewer_buffers_than_they_could_use_write_the_file_whole() {
+        const CONNECTIONS: u64 = 4;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&StorageRegistry::new(dir.path()), dir.path()).unwrap();
+        let bytes: Vec<u8> = (0..10 * BLOCK_BYTES + 4321).map(|at| (at * 131 >> 9) as u8).collect();
+        let mut hasher = Hasher::sha256();
+        hasher.update(&bytes);
+        let digest = hasher.finish();
+        let commit = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+        let repo = PinnedRepo::new("org/model".parse().unwrap(), commit);
+        let wanted = Wanted { repo, path: "model.gguf".parse().unwrap(), size_bytes: bytes.len() as u64, digest };
+        for buffers in [1, 3, 8] {
+            let Acquired::Fill(fill) = store.acquire(&wanted).unwrap() else { panic!("it is here already") };
+            let buffers = Buffers::new(buffers);
+            let reporter = Reporter::new("org/model".to_owned(), String::new(), None, None);
+            let (pieces, found) = FileWriter::start(&fill, Hasher::sha256()).unwrap().split();
+            let connection = |first: u64| {
+                let (pieces, buffers, bytes, reporter) = (&pieces, &buffers, &bytes, &reporter);
+                async move {
+                    let size_bytes = bytes.len() as u64;
+                    let mut landed_blocks = Vec::new();
+                    let mut landed = |block| landed_blocks.push(block);
+                    for block in (first..blocks(size_bytes)).step_by(CONNECTIONS as usize) {
+                        let range = block_range(size_bytes, block);
+                        let mut writer = BlockWriter::new(pieces, buffers, size_bytes, reporter, "model.gguf", range.start);
+                        for part in bytes[range.start as usize..range.end as usize].chunks(100_003 + block as usize) {
+                            writer.push(part, &mut landed).await?;
+                            tokio::task::yield_now().await;
+                        }
+                        writer.finish(&mut landed).await?;
+                    }
+                    Ok::<_, Error>(landed_blocks)
+                }
+            };
+            let landed = try_join_all((0..CONNECTIONS).map(connection)).await.unwrap();
+            let mut landed = landed.concat();
+            landed.sort_unstable();
+            assert!(landed.into_iter().eq(0..blocks(bytes.len() as u64)));
+            drop(pieces);
+            assert_eq!(found.await.unwrap(), digest);
+            fill.discard().unwrap();
+        }
+    }
+}
