@@ -2,11 +2,14 @@
 
 use crate::{
     cache::{Inner, ModelCache},
+    download::{BUFFER_BYTES, Connections},
     error::{Error, Result},
     hub::{HubClient, HubConfig, Token, parse_endpoint},
+    limit::{check_rate, parse_size},
     store::Store,
 };
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,10 +18,21 @@ use storage::StorageRegistry;
 
 /// Most connections a pull may be given.
 const MOST_CONNECTIONS: usize = 64;
-/// What one connection takes: two buffers to gather and write, and what the HTTP client holds.
-const CONNECTION_BYTES: u64 = 2 * crate::download::BUFFER_BYTES as u64 + (1 << 20);
-/// What a pull takes beside its connections: the buffers that check and hash.
-const BASE_BYTES: u64 = 8 << 20;
+/// Most connections a pull takes by itself.
+const MOST_ADAPTIVE: usize = 16;
+/// What a connection has to bring, where the rate is limited, for another one to be worth it.
+const CONNECTION_RATE: u64 = 256 << 10;
+/// What the HTTP client holds for one connection, its allocator's waste included: its buffer grows to 408 KiB, and of those one is
+/// with us, one on its way, one being read into. Measured: docs/performance.md, "A pull, per GiB".
+const CLIENT_BYTES: u64 = 1920 << 10;
+/// Buffers beside the one each connection gathers in: those being written.
+const SPARE_BUFFERS: usize = 4;
+/// What a pull takes beside its connections and buffers: what checks and hashes, the threads' stacks, the listing.
+const BASE_BYTES: u64 = 4 << 20;
+/// The least budget: one connection's.
+const LEAST_BUDGET_BYTES: u64 = 8 << 20;
+/// The environment's memory budget, where the builder was given none.
+const MEMORY_BUDGET: &str = "MODEL_CACHE_MEMORY_BUDGET";
 
 /// The options of a [`ModelCache`]. Every one has a default that is right for a laptop.
 ///
@@ -36,8 +50,9 @@ pub struct ModelCacheBuilder {
     endpoint: Option<String>,
     token: Option<Secret>,
     offline: Option<bool>,
-    connections: usize,
-    memory_budget_bytes: u64,
+    connections: Option<usize>,
+    limit_rate: Option<u64>,
+    memory_budget_bytes: Option<u64>,
     read_timeout: Option<Duration>,
     side_by_side: bool,
     create: bool,
@@ -60,8 +75,9 @@ impl ModelCacheBuilder {
             endpoint: None,
             token: None,
             offline: None,
-            connections: 8,
-            memory_budget_bytes: 48 << 20,
+            connections: None,
+            limit_rate: None,
+            memory_budget_bytes: None,
             read_timeout: None,
             side_by_side: cfg!(target_os = "linux"),
             create: true,
@@ -93,16 +109,30 @@ impl ModelCacheBuilder {
         self
     }
 
-    /// Most connections of one pull at once, over all its files: 1 to 64. Default: 8.
+    /// Connections of one pull at once, over all its files: 1 to 64. Default: as many as pay, 1 to 16. Such a pull begins with 4, takes
+    /// more where more bring more, as where a server limits each connection, and fewer where fewer do as well, or the server
+    /// answers that it is asked too much; small files, which wait more than they transfer, are asked for up to 32 at once.
     pub fn connections(mut self, connections: usize) -> Self {
-        self.connections = connections;
+        self.connections = Some(connections);
         self
     }
 
-    /// Most private memory one pull should take for its data. Fewer connections are used where the budget is too small for
-    /// all of them: each takes about 2 MiB, and 8 MiB go to checking. Default: 48 MiB.
+    /// Most bytes of files a second, over all connections and pulls of this cache; at least 1024. Default: `MODEL_CACHE_LIMIT_RATE`
+    /// (as [`parse_rate`](crate::parse_rate) reads it), else no limit.
+    pub fn limit_rate(mut self, bytes_per_second: u64) -> Self {
+        self.limit_rate = Some(bytes_per_second);
+        self
+    }
+
+    /// Most private memory one pull takes for its data, 8 MiB or more. Default: `MODEL_CACHE_MEMORY_BUDGET`, else 40 MiB, which
+    /// are enough for 16 connections.
+    ///
+    /// 4 MiB go to checking, to the threads and the listing. The rest is shared out before the pull begins: a connection takes
+    /// up to 1.9 MiB within the HTTP client and a buffer of 256 KiB; 4 more buffers are those being written. Buffers come from a pool
+    /// of that many and are waited for, and fewer connections are used where the budget is too small for all. The size of the
+    /// files does not matter.
     pub fn memory_budget_bytes(mut self, bytes: u64) -> Self {
-        self.memory_budget_bytes = bytes;
+        self.memory_budget_bytes = Some(bytes);
         self
     }
 
@@ -133,11 +163,18 @@ impl ModelCacheBuilder {
     /// container; [`Error::StoreFormat`] for one of a newer version; [`Error::NoSpace`].
     pub fn open(self) -> Result<ModelCache> {
         let refuse = |name, value: String, reason: &str| Err(Error::InvalidOption { name, value, reason: reason.to_owned() });
-        if !(1..=MOST_CONNECTIONS).contains(&self.connections) {
-            return refuse("connections", self.connections.to_string(), "it must be 1 to 64");
+        if let Some(connections) = self.connections.filter(|number| !(1..=MOST_CONNECTIONS).contains(number)) {
+            return refuse("connections", connections.to_string(), "it must be 1 to 64");
         }
-        if self.memory_budget_bytes < BASE_BYTES + CONNECTION_BYTES {
-            return refuse("memory_budget_bytes", self.memory_budget_bytes.to_string(), "it must be at least 10 MiB");
+        if let Some(rate) = self.limit_rate {
+            check_rate("limit_rate", rate)?;
+        }
+        let (budget_name, budget_bytes) = match self.memory_budget_bytes {
+            Some(bytes) => ("memory_budget_bytes", bytes),
+            None => (MEMORY_BUDGET, memory_budget_from(&|name| std::env::var_os(name))?),
+        };
+        if budget_bytes < LEAST_BUDGET_BYTES {
+            return refuse(budget_name, budget_bytes.to_string(), "it must be at least 8 MiB");
         }
         if self.read_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return refuse("read_timeout", "0".to_owned(), "it must be longer than nothing");
@@ -145,7 +182,7 @@ impl ModelCacheBuilder {
         if self.store.as_os_str().is_empty() {
             return refuse("store", String::new(), "it must name a folder");
         }
-        let affordable = (self.memory_budget_bytes - BASE_BYTES) / CONNECTION_BYTES;
+        let affordable = affordable_connections(budget_bytes);
         let mut config = HubConfig::from_env(&|name| std::env::var_os(name))?;
         if let Some(endpoint) = &self.endpoint {
             config.endpoint = parse_endpoint("endpoint", endpoint)?;
@@ -159,6 +196,8 @@ impl ModelCacheBuilder {
         if let Some(timeout) = self.read_timeout {
             config.read_timeout = timeout;
         }
+        config.limit_rate = self.limit_rate.or(config.limit_rate);
+        let connections = connections(self.connections, affordable, config.limit_rate);
         if !self.create && !Store::is_in(&self.store) {
             return Err(Error::NoStore { path: self.store });
         }
@@ -167,9 +206,37 @@ impl ModelCacheBuilder {
         Ok(ModelCache::from_inner(Inner {
             store,
             hub: HubClient::new(config),
-            connections: self.connections.min(affordable as usize).max(1),
+            connections,
+            buffers: connections.most() + SPARE_BUFFERS,
             side_by_side: self.side_by_side,
         }))
+    }
+}
+
+/// The memory budget of the environment, or the default.
+fn memory_budget_from(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<u64> {
+    match variable(MEMORY_BUDGET).filter(|value| !value.is_empty()) {
+        Some(value) => parse_size(MEMORY_BUDGET, &value.to_string_lossy()),
+        None => Ok(40 << 20),
+    }
+}
+
+/// How many connections a memory budget is enough for, with their buffers and all else.
+fn affordable_connections(budget_bytes: u64) -> u64 {
+    let buffer_bytes = BUFFER_BYTES as u64;
+    budget_bytes.saturating_sub(BASE_BYTES + SPARE_BUFFERS as u64 * buffer_bytes) / (CLIENT_BYTES + buffer_bytes)
+}
+
+/// The connections of a pull: as asked for, or as many as pay; never more than memory allows for, and by themselves no more than a
+/// limited rate can use.
+fn connections(asked: Option<usize>, affordable: u64, limit_rate: Option<u64>) -> Connections {
+    let within = |most: usize, limit: u64| most.min(usize::try_from(limit).unwrap_or(usize::MAX)).max(1);
+    match asked {
+        Some(number) => Connections::Fixed(within(number, affordable)),
+        None => {
+            let useful = limit_rate.map_or(u64::MAX, |rate| rate / CONNECTION_RATE);
+            Connections::Adaptive { most: within(MOST_ADAPTIVE, affordable.min(useful)) }
+        }
     }
 }
 
@@ -204,6 +271,36 @@ fn default_store_from(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Path
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_default_budget_is_enough_for_16_connections_and_the_least_for_one() {
+        assert_eq!(affordable_connections(memory_budget_from(&|_| None).unwrap()), 16);
+        assert_eq!(affordable_connections(LEAST_BUDGET_BYTES), 1);
+        for budget_bytes in (LEAST_BUDGET_BYTES..256 << 20).step_by(1 << 20) {
+            let connections = affordable_connections(budget_bytes);
+            let buffers = connections + SPARE_BUFFERS as u64;
+            assert!(BASE_BYTES + connections * CLIENT_BYTES + buffers * BUFFER_BYTES as u64 <= budget_bytes);
+        }
+    }
+
+    #[test]
+    fn the_environment_s_memory_budget_is_a_size_or_refused() {
+        let with = |value: &'static str| memory_budget_from(&move |name| (name == MEMORY_BUDGET).then(|| value.into()));
+        assert_eq!(with("24MiB").unwrap(), 24 << 20);
+        assert_eq!(with("").unwrap(), 40 << 20);
+        assert!(matches!(with("little"), Err(Error::InvalidOption { name: "MODEL_CACHE_MEMORY_BUDGET", .. })));
+    }
+
+    #[test]
+    fn connections_are_those_asked_for_or_as_many_as_pay_within_memory_and_rate() {
+        assert_eq!(connections(None, 100, None), Connections::Adaptive { most: 16 });
+        assert_eq!(connections(None, 10, None), Connections::Adaptive { most: 10 });
+        assert_eq!(connections(None, 0, None), Connections::Adaptive { most: 1 });
+        assert_eq!(connections(None, 100, Some(1 << 20)), Connections::Adaptive { most: 4 });
+        assert_eq!(connections(None, 100, Some(1 << 10)), Connections::Adaptive { most: 1 });
+        assert_eq!(connections(Some(64), 100, Some(1 << 10)), Connections::Fixed(64));
+        assert_eq!(connections(Some(64), 10, None), Connections::Fixed(10));
+    }
 
     #[test]
     fn the_store_is_where_the_first_variable_says() {

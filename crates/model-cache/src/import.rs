@@ -2,13 +2,13 @@
 
 use crate::{
     cache::ModelCache,
-    digest::Hasher,
+    digest::{Digest, Hasher},
     error::{Error, Result},
     key::PinnedRepo,
     name::{FilePath, RepoId, RepoSpec},
     progress::{self, ProgressCallback},
     record::*,
-    store::{Fill, Wanted},
+    store::{Fill, Followers, Wanted},
 };
 use std::{
     collections::BTreeMap,
@@ -48,6 +48,9 @@ pub struct ImportReport {
 /// How long an import waits for others that import or pull the same content, or free it.
 const BUSY_PATIENCE: Duration = Duration::from_secs(60);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bytes read, checksummed and written at a time: what stays in a core's own cache between the three.
+const COPY_BYTES: u64 = 256 << 10;
 
 /// Folders that are a tool's own, never a model's.
 const SKIPPED_FOLDERS: [&str; 3] = [".git", ".cache", "__pycache__"];
@@ -124,14 +127,11 @@ impl ModelCache {
             return Ok(here);
         }
         let fill = self.store().begin_import(repo, &path, size_bytes)?;
-        let filled = fill_from(&fill, &mut file, source, tell).and_then(|()| at_end(&mut file, source)).and_then(|()| {
-            let mut hasher = Hasher::sha256();
-            for start in (0..size_bytes).step_by(BLOCK_BYTES as usize) {
-                fill.hash(&mut hasher, start..size_bytes.min(start + BLOCK_BYTES))?;
-                // All of it is read by now; this only asks whether to go on.
-                tell(size_bytes)?;
-            }
-            let wanted = wanted(hasher.finish());
+        let filled = fill_from(&fill, &mut file, source, tell).and_then(|digest| {
+            at_end(&mut file, source)?;
+            // All of it is read by now; this only asks whether to go on.
+            tell(size_bytes)?;
+            let wanted = wanted(digest);
             // Somebody brings the same content just now: once that is here, this is a name for it.
             let begun = Instant::now();
             loop {
@@ -154,15 +154,41 @@ impl ModelCache {
     }
 }
 
-/// Reads `file` into `fill`, block by block, each checksummed as it was read.
-fn fill_from(fill: &Arc<Fill>, file: &mut File, source: &Path, tell: &dyn Fn(u64) -> Result<()>) -> Result<()> {
-    let mut buffer = vec![0; BLOCK_BYTES as usize];
+/// Reads `file` into `fill`, block by block, each checksummed as it was read, hashed as it is read back, and sent on its way to
+/// the disk. The digest of the bytes read back.
+fn fill_from(fill: &Arc<Fill>, file: &mut File, source: &Path, tell: &dyn Fn(u64) -> Result<()>) -> Result<Digest> {
+    let followers = Followers::start(fill, Hasher::sha256())?;
+    let copied = copy_blocks(fill, &followers, file, source, tell);
+    if copied.is_err() {
+        fill.cancel();
+    }
+    // Waited for also after an error: the space they work on is about to be freed.
+    let digest = followers.finish();
+    copied.and(digest)
+}
+
+fn copy_blocks(
+    fill: &Fill,
+    followers: &Followers,
+    file: &mut File,
+    source: &Path,
+    tell: &dyn Fn(u64) -> Result<()>,
+) -> Result<()> {
+    let mut buffer = vec![0; COPY_BYTES as usize];
     for block in 0..blocks(fill.size_bytes()) {
         let range = block_range(fill.size_bytes(), block);
-        let bytes = &mut buffer[..(range.end - range.start) as usize];
-        read_exactly(file, source, bytes)?;
-        fill.write(range.start, bytes)?;
-        fill.land(block, crc32c::crc32c(bytes))?;
+        let mut crc = 0;
+        for start in range.clone().step_by(COPY_BYTES as usize) {
+            let bytes = &mut buffer[..(range.end - start).min(COPY_BYTES) as usize];
+            read_exactly(file, source, bytes)?;
+            crc = crc32c::crc32c_append(crc, bytes);
+            fill.write(start, bytes)?;
+        }
+        fill.land(block, crc)?;
+        if !followers.landed(block) {
+            // Reading back failed; `finish` says how.
+            return Ok(());
+        }
         tell(range.end)?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use crate::{
     cache::ModelCache,
     choice::Globs,
-    download::{self, Lane, blocking},
+    download::{self, Buffers, Gates, Lane, SealTime, blocking},
     error::{Error, Result},
     hub::{RetryNotice, TreeFile},
     key::PinnedRepo,
@@ -17,7 +17,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// A pull to be described, then [`run`](Self::run).
@@ -63,6 +62,9 @@ pub struct PullReport {
     pub here_bytes: u64,
     /// How long it took.
     pub elapsed: Duration,
+    /// The longest time from a file's last byte received to its seal: what was left to check and to wait for the disk. None if no
+    /// file over 64 KiB was fetched.
+    pub seal_time: Option<Duration>,
     /// Files that names of the others promise and the repo lacks.
     pub missing: Vec<String>,
 }
@@ -263,15 +265,16 @@ impl Pull {
         };
         download::check_space(&inner.store, &what, &chosen.files)?;
         self.note_failure(pinned, &chosen.quants, None).await;
-        let permits = Semaphore::new(inner.connections);
+        let gates = Gates::new(inner.connections);
         let lane = Lane {
             store: &inner.store,
             hub: &inner.hub,
             repo: pinned,
             commit: &commit,
             reporter,
-            connections: inner.connections,
-            permits: &permits,
+            gates: &gates,
+            buffers: Buffers::new(inner.buffers),
+            seal_time: SealTime::default(),
         };
         let fetched_bytes = download::pull_files(&lane, &chosen.files).await?;
         let (store, repo, revision) = (Arc::clone(&inner.store), pinned.clone(), revision.clone());
@@ -280,7 +283,7 @@ impl Pull {
         blocking::run(move || store.finish_pull(&repo, &revision, &entry, paths.iter())).await?;
         drop(announced);
         let total_bytes: u64 = chosen.files.iter().map(|file| file.size_bytes).sum();
-        let elapsed = started.elapsed();
+        let (elapsed, seal_time) = (started.elapsed(), lane.seal_time.longest());
         reporter.done(fetched_bytes, elapsed);
         Ok(PullReport {
             repo: pinned.repo.clone(),
@@ -291,6 +294,7 @@ impl Pull {
             fetched_bytes,
             here_bytes: total_bytes.saturating_sub(fetched_bytes),
             elapsed,
+            seal_time,
             missing: chosen.missing.clone(),
         })
     }

@@ -146,16 +146,17 @@ impl DataFile {
     /// # Errors
     /// [`Error::Io`], also if the range does not lie in the extent.
     pub fn read_at(&self, extent: &Extent, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.check_range(extent, offset, buffer.len(), "read")?;
+        self.check_range(extent, offset, buffer.len() as u64, "read")?;
         self.file.read_exact_at(buffer, extent.data_offset() + offset).map_err(|source| self.io("read", source))
     }
 
     /// Writes `bytes` at `offset` of the extent's data, in place. Not durable until [`sync`](Self::sync).
     ///
     /// # Errors
-    /// [`Error::Io`], also if the range does not lie in the extent; sticky, see [`sync`](Self::sync).
+    /// [`Error::Io`], also if the range does not lie in the extent; sticky, see [`sync`](Self::sync). [`Error::WriteBackFailed`]
+    /// after any that failed.
     pub fn write_at(&self, extent: &Extent, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.check_range(extent, offset, bytes.len(), "write")?;
+        self.check_range(extent, offset, bytes.len() as u64, "write")?;
         self.write(extent.data_offset() + offset, bytes)
     }
 
@@ -171,6 +172,22 @@ impl DataFile {
         entry[..4].copy_from_slice(&crc.to_le_bytes());
         entry[4..].copy_from_slice(&LANDED.to_le_bytes());
         self.write(extent.page_offset() + at, &entry)
+    }
+
+    /// Starts writing `bytes` at `offset` of the extent's data out to the disk, so that [`sync`](Self::sync) finds less to wait for.
+    ///
+    /// Nothing is durable by it. May block for as long as the disk is busy: not for a thread that has other work. Does not take
+    /// from `sync` the error of a write that was lost.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also if the range does not lie in the extent; sticky, see [`sync`](Self::sync).
+    pub fn start_writeback(&self, extent: &Extent, offset: u64, bytes: u64) -> Result<()> {
+        self.check_range(extent, offset, bytes, "write out")?;
+        self.refuse_after_failure()?;
+        crate::writeback::start(&self.file, extent.data_offset() + offset, bytes).map_err(|source| {
+            self.failed.store(true, Ordering::Release);
+            self.io("write out", source)
+        })
     }
 
     /// The extent's header, or `None` if there is no sound one.
@@ -216,9 +233,7 @@ impl DataFile {
     /// ([`forget`](Self::forget)), open a new description and check every block again.
     pub fn sync(&self) -> Result<()> {
         let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.failed.load(Ordering::Acquire) {
-            return Err(Error::WriteBackFailed { path: self.folder.clone() });
-        }
+        self.refuse_after_failure()?;
         self.file.sync_data().map_err(|source| {
             self.failed.store(true, Ordering::Release);
             self.io("sync", source)
@@ -290,14 +305,20 @@ impl DataFile {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        // What is written after a failure can't be sealed: whoever fetches it should hear so now, not at the end.
+        self.refuse_after_failure()?;
         self.file.write_all_at(bytes, offset).map_err(|source| {
             self.failed.store(true, Ordering::Release);
             self.io("write", source)
         })
     }
 
-    fn check_range(&self, extent: &Extent, offset: u64, bytes: usize, action: &'static str) -> Result<()> {
-        match offset.checked_add(bytes as u64) {
+    fn refuse_after_failure(&self) -> Result<()> {
+        if self.failed.load(Ordering::Acquire) { Err(Error::WriteBackFailed { path: self.folder.clone() }) } else { Ok(()) }
+    }
+
+    fn check_range(&self, extent: &Extent, offset: u64, bytes: u64, action: &'static str) -> Result<()> {
+        match offset.checked_add(bytes) {
             Some(end) if end <= extent.data_bytes => Ok(()),
             _ => Err(self.io(action, io::Error::new(io::ErrorKind::InvalidInput, "the range does not lie in the extent"))),
         }

@@ -14,6 +14,7 @@
 //! | [`Ballast`] | room kept back so that a full disk can still be freed |
 //!
 //! All unsafe code of the project's engine lives here, in `mdbx`, `mapping` and `resident`.
+//! All unsafe code of the project's engine lives here, in `mdbx`, `mapping` and `writeback`.
 
 #![deny(unsafe_code)]
 
@@ -30,6 +31,7 @@ mod records;
 mod registry;
 mod resident;
 mod unnamed;
+mod writeback;
 
 pub use codec::Record;
 pub use copy::CopyMethod;

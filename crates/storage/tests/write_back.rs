@@ -40,8 +40,9 @@ fn after_a_failed_write_nothing_syncs_through_the_same_description() {
     writer.write_at(&placed[0], 0, b"within the limit").unwrap();
     assert!(matches!(writer.write_at(&placed[1], 0, b"beyond it"), Err(Error::Io { .. })));
     setrlimit(Resource::RLIMIT_FSIZE, soft, hard).unwrap();
-    // The same write may succeed now; whether the fill is whole must be checked by reading it back, not hoped.
-    writer.write_at(&placed[1], 0, b"beyond it").unwrap();
+    // The same write might succeed now, but nothing of this fill can be sealed any more: whoever goes on hears so at once.
+    assert!(matches!(writer.write_at(&placed[1], 0, b"beyond it"), Err(Error::WriteBackFailed { .. })));
+    assert!(matches!(writer.start_writeback(&placed[0], 0, 1 << 20), Err(Error::WriteBackFailed { .. })));
     assert_never_syncs_again(&writer);
     // It is this fill's misfortune alone.
     other.sync().unwrap();
@@ -92,11 +93,19 @@ fn a_lost_write_back_is_told_by_the_description_that_was_open_and_by_it_for_ever
     let placed = reserve(&extents, 1, "a", &[20 << 20]).unwrap();
     extents.sync().unwrap();
     let (writer, shared) = (extents.open_writer().unwrap(), extents.open_writer().unwrap());
+    let early = extents.open_writer().unwrap();
     writer.sync().unwrap();
     shared.sync().unwrap();
+    early.sync().unwrap();
     fill_backing(&folder);
     // Success, as ever: the bytes are in the page cache.
     writer.write_at(&placed[0], 0, &pattern(1, 8 << 20)).unwrap();
+    // Started early, by whichever description: the sync of each is told all the same.
+    early.write_at(&placed[0], 8 << 20, &pattern(2, 8 << 20)).unwrap();
+    let started = early.start_writeback(&placed[0], 8 << 20, 8 << 20);
+    println!("write-back that was started early says {started:?}");
+    assert!(early.sync().is_err());
+    assert_never_syncs_again(&early);
     let first = writer.sync();
     assert!(matches!(first, Err(Error::Io { action: "sync", .. })), "{first:?}");
     assert_never_syncs_again(&writer);

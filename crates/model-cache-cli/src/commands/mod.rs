@@ -12,7 +12,7 @@ mod warm;
 
 use crate::{
     args::Command,
-    context::Context,
+    context::{Context, Network},
     exit::{Code, Failure},
 };
 
@@ -20,8 +20,9 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
     match command {
         Command::Scan { repo } => offer::scan(cx, repo).await,
         Command::Show { repo } => offer::show(cx, repo).await,
-        Command::Pull { repo, quant, file, all, connections } => {
-            pull::pull(cx, pull::Wanted { repo, quants: quant, globs: file, all }, connections).await
+        Command::Pull { repo, quant, file, all, connections, limit_rate, memory_budget } => {
+            let network = Network { connections, limit_rate, memory_budget };
+            pull::pull(cx, pull::Wanted { repo, quants: quant, globs: file, all }, network).await
         }
         Command::Ls { repo: None } => list::repos(cx).await,
         Command::Ls { repo: Some(repo) } => list::files(cx, repo).await,

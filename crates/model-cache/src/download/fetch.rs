@@ -1,9 +1,9 @@
-//! One file's bytes, from the Hub into a fill: connections that take ranges from a plan, and a hasher that follows the front.
+//! One file's bytes, from the Hub into a fill: connections that take ranges from a plan.
 
 use super::{
-    Lane, blocking,
+    Lane,
     plan::{Plan, blocks_per_request},
-    write::{BlockWriter, Pace},
+    write::{BlockWriter, FileWriter, Pieces},
 };
 use crate::{
     digest::Digest,
@@ -19,54 +19,58 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
-use tokio::sync::watch;
 
 /// Most requests in a row that fail with nothing landed: with the waits between, about a quarter of a minute of no network.
 const RANGE_TRIES: u32 = 8;
 /// Most fresh addresses asked for while nothing lands.
 const MOST_EXPIRED: u32 = 4;
-/// Bytes hashed before the hasher looks whether it is still wanted.
-const HASH_BYTES: u64 = 32 << 20;
 
-/// Fetches what is missing of `fill`, and hashes all of it as the front lands.
-///
-/// Gives the digest of the bytes read back, and how many bytes came over the network.
+/// What came of a file's fetch.
+pub(crate) struct Fetch {
+    /// Of the bytes read back.
+    pub(crate) digest: Digest,
+    /// Bytes that came over the network.
+    pub(crate) fetched_bytes: u64,
+    /// When the last of them did, if any came.
+    pub(crate) last_byte: Option<Instant>,
+}
+
+/// Fetches what is missing of `fill`, hashed and sent on its way to the disk as it lands.
 ///
 /// `location` is where the bytes are, if that was asked for already.
-pub(crate) async fn fetch_file(
-    lane: &Lane<'_>,
-    file: &TreeFile,
-    location: Option<Location>,
-    fill: &Arc<Fill>,
-) -> Result<(Digest, u64)> {
-    let plan = Plan::new(&fill.landed(), file.size_bytes, lane.connections);
+pub(crate) async fn fetch_file(lane: &Lane<'_>, file: &TreeFile, location: Option<Location>, fill: &Arc<Fill>) -> Result<Fetch> {
+    let plan = Plan::new(&fill.landed(), lane.gates.connections.most());
     let workers = plan.connections();
-    let (prefix, follow) = watch::channel(plan.prefix_bytes());
+    let (pieces, digest) = FileWriter::start(fill, file.digest.hasher(file.size_bytes))?.split();
     let fetch = FileFetch {
         lane,
         file,
-        fill,
         plan: Mutex::new(plan),
-        prefix,
+        pieces,
         location: tokio::sync::Mutex::new(location),
         expired: AtomicU32::new(0),
         sequential: AtomicBool::new(false),
         fetched_bytes: AtomicU64::new(0),
+        last_byte: Mutex::new(None),
     };
-    let fetching = async {
+    let fetching = async move {
         let workers: FuturesUnordered<_> = (0..workers).map(|_| fetch.worker()).collect();
         workers.try_collect::<()>().await?;
         if !fetch.plan().is_complete() {
-            // Every worker returned content, so this can't be; without the check the hasher would wait for ever.
+            // Every worker returned content, so this can't be; the writer's error would say less.
             return Err(Error::Damaged { what: file.path.to_string(), reason: "blocks are missing after its fetch".to_owned() });
         }
         lane.reporter.verifying(file.path.as_str());
-        Ok(())
+        let fetched_bytes = fetch.fetched_bytes.load(Ordering::Relaxed);
+        let last_byte = *fetch.last_byte.lock().unwrap_or_else(PoisonError::into_inner);
+        // The writer ends once nobody can send to it.
+        drop(fetch);
+        Ok((fetched_bytes, last_byte))
     };
-    let ((), digest) = future::try_join(fetching, hash_front(fill, file.digest, follow)).await?;
-    Ok((digest, fetch.fetched_bytes.load(Ordering::Relaxed)))
+    let ((fetched_bytes, last_byte), digest) = future::try_join(fetching, digest).await?;
+    Ok(Fetch { digest, fetched_bytes, last_byte })
 }
 
 /// Fetches a small file whole.
@@ -78,11 +82,9 @@ pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<
         return Ok(Vec::new());
     }
     loop {
-        let permit = lane.permit().await;
-        // Tried again by the policy inside, so that its error is final.
-        let location = lane.resolve(file).await?;
+        let place = lane.gates.enter_small().await;
         let attempt = async {
-            match lane.hub.get_range(&location, 0..file.size_bytes).await? {
+            match lane.hub.get_whole(&lane.repo.repo, lane.commit, file).await? {
                 RangeOutcome::Expired(error) => Ok(Err(error)),
                 RangeOutcome::Body(mut body) => {
                     let mut bytes = Vec::with_capacity(file.size_bytes as usize);
@@ -112,7 +114,7 @@ pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<
                 }
             }
             Err(error) => {
-                drop(permit);
+                drop(place);
                 failed += 1;
                 lane.wait_after(failed, path, error).await?;
             }
@@ -123,10 +125,9 @@ pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<
 struct FileFetch<'a> {
     lane: &'a Lane<'a>,
     file: &'a TreeFile,
-    fill: &'a Arc<Fill>,
     plan: Mutex<Plan>,
-    /// How far the front has landed, for the hasher.
-    prefix: watch::Sender<u64>,
+    /// Where what arrives is written.
+    pieces: Pieces,
     /// Where the bytes are, shared by all connections; asked for once.
     location: tokio::sync::Mutex<Option<Location>>,
     /// Addresses found expired since the last block landed.
@@ -134,11 +135,13 @@ struct FileFetch<'a> {
     /// Set by the connection that found the server ignoring ranges: it alone goes on, from the start.
     sequential: AtomicBool,
     fetched_bytes: AtomicU64,
+    last_byte: Mutex<Option<Instant>>,
 }
 
 /// How one request ended, if not with an error that is final.
 enum Fetched {
-    Pace(Pace),
+    /// It brought what it was asked for, each block in this time.
+    Whole { per_block: Duration },
     /// Another connection streams the whole file.
     Superseded,
     /// Whether it is tried again is the policy's to say.
@@ -150,30 +153,36 @@ impl FileFetch<'_> {
     /// while others go on leaves the rest to them.
     async fn worker(&self) -> Result<()> {
         let mut failed = 0;
-        let mut pace = Pace::default();
+        let mut pace = Duration::ZERO;
         loop {
-            let permit = self.lane.permit().await;
+            let gate = &self.lane.gates.blocks;
+            let place = gate.enter().await;
             if self.sequential.load(Ordering::Acquire) {
                 self.plan().leave();
                 return Ok(());
             }
-            let taken = self.plan().take_or_leave(blocks_per_request(pace.first_byte, pace.per_block));
+            // The shortest of all waits is the way to the server; this connection's may be this machine's being busy.
+            let most = blocks_per_request(gate.first_byte(), pace);
+            let taken = self.plan().take_or_leave(most, gate.allowed());
             let Some(range) = taken else { return Ok(()) };
             let mut taken = Taken { fetch: self, range: range.clone() };
             let missing_before = self.plan().missing_blocks();
             let result = self.fetch(&mut taken).await;
             drop(taken);
             match result? {
-                Fetched::Pace(now) => {
+                Fetched::Whole { per_block } => {
                     failed = 0;
-                    pace = now;
+                    pace = per_block;
                 }
                 Fetched::Superseded => {
                     self.plan().leave();
                     return Ok(());
                 }
                 Fetched::Broken(error) => {
-                    drop(permit);
+                    drop(place);
+                    if is_asked_too_much(&error) {
+                        gate.refused();
+                    }
                     // Progress, by whichever connection, shows that the server is there.
                     failed = if self.plan().missing_blocks() < missing_before { 1 } else { failed + 1 };
                     match self.lane.wait_after(failed, self.file.path.as_str(), error).await {
@@ -200,7 +209,7 @@ impl FileFetch<'_> {
             let stored = match outcome {
                 RangeOutcome::Expired(error) => {
                     self.forget_location(&location).await;
-                    if self.expired.fetch_add(1, Ordering::Relaxed) >= MOST_EXPIRED * self.lane.connections as u32 {
+                    if self.expired.fetch_add(1, Ordering::Relaxed) >= MOST_EXPIRED * self.lane.gates.connections.most() as u32 {
                         return Err(error);
                     }
                     continue;
@@ -220,16 +229,18 @@ impl FileFetch<'_> {
                     stored
                 }
             };
-            return Ok(stored.map_or_else(Fetched::Broken, Fetched::Pace));
+            return Ok(stored.map_or_else(Fetched::Broken, |per_block| Fetched::Whole { per_block }));
         }
     }
 
-    /// Writes a body's bytes where they belong, but for blocks that arrive at another connection or have landed.
-    async fn store(&self, mut body: RangeBody, asked: Instant, blocks: u64) -> Result<Pace> {
+    /// Writes a body's bytes where they belong, but for blocks that arrive at another connection or have landed. Gives the time each
+    /// block took, the wait for the first byte aside.
+    async fn store(&self, mut body: RangeBody, asked: Instant, blocks: u64) -> Result<Duration> {
         let size_bytes = self.file.size_bytes;
         let start = body.range().start;
         let mut at = start;
-        let mut writer = BlockWriter::new(Arc::clone(self.fill), self.lane.reporter, self.file.path.as_str(), at);
+        let mut writer =
+            BlockWriter::new(&self.pieces, &self.lane.buffers, size_bytes, self.lane.reporter, self.file.path.as_str(), at);
         let mut landed = |block| self.land(block);
         let mut first_byte = None;
         let mut claimed = None;
@@ -237,6 +248,7 @@ impl FileFetch<'_> {
             while let Some(chunk) = body.chunk().await? {
                 first_byte.get_or_insert_with(|| asked.elapsed());
                 self.fetched_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                self.lane.gates.blocks.arrived(chunk.len() as u64);
                 let mut chunk = &chunk[..];
                 while !chunk.is_empty() {
                     let block = at / BLOCK_BYTES;
@@ -256,6 +268,7 @@ impl FileFetch<'_> {
                     }
                 }
             }
+            *self.last_byte.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             Ok(())
         }
         .await;
@@ -271,15 +284,14 @@ impl FileFetch<'_> {
             });
         }
         let first_byte = first_byte.unwrap_or_default();
-        let per_block = asked.elapsed().saturating_sub(first_byte) / blocks as u32;
-        Ok(Pace { first_byte, per_block })
+        self.lane.gates.blocks.answered_after(first_byte);
+        Ok(asked.elapsed().saturating_sub(first_byte) / blocks as u32)
     }
 
     fn land(&self, block: u64) {
         let mut plan = self.plan();
         plan.land(block);
         self.expired.store(0, Ordering::Relaxed);
-        self.prefix.send_replace(plan.prefix_bytes());
     }
 
     async fn location(&self) -> Result<Location> {
@@ -327,34 +339,7 @@ impl Drop for Taken<'_, '_> {
     }
 }
 
-/// Hashes the file from its start as far as it has landed, until all of it has.
-async fn hash_front(fill: &Arc<Fill>, promised: Digest, mut landed: watch::Receiver<u64>) -> Result<Digest> {
-    let size_bytes = fill.size_bytes();
-    let mut hasher = promised.hasher(size_bytes);
-    let mut hashed = 0;
-    while hashed < size_bytes {
-        let front = *landed.borrow_and_update();
-        if hashed == front {
-            // The sender lives as long as the fetch this is joined with.
-            if landed.changed().await.is_err() {
-                return Err(Error::Cancelled);
-            }
-            continue;
-        }
-        let range = hashed..front.min(hashed + HASH_BYTES);
-        hashed = range.end;
-        let fill = Arc::clone(fill);
-        hasher = blocking::run(move || fill.hash(&mut hasher, range).map(|()| hasher)).await?;
-    }
-    Ok(hasher.finish())
-}
-
 impl Lane<'_> {
-    /// A place among the connections of this pull.
-    async fn permit(&self) -> tokio::sync::SemaphorePermit<'_> {
-        self.permits.acquire().await.expect("the semaphore is never closed")
-    }
-
     pub(super) async fn resolve(&self, file: &TreeFile) -> Result<Location> {
         let path = file.path.as_str();
         let observer = |notice: crate::hub::RetryNotice<'_>| {
@@ -372,6 +357,11 @@ impl Lane<'_> {
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+/// Whether a server says with this that fewer connections would be welcome.
+fn is_asked_too_much(error: &Error) -> bool {
+    matches!(error, Error::RateLimited { .. } | Error::HubStatus { status: 503, .. })
 }
 
 /// Runs the tasks at most `at_once` at a time; the first error drops the rest.

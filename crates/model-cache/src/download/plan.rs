@@ -1,6 +1,5 @@
 //! Which blocks of a file to fetch next, and how many at once: values and arithmetic, no I/O.
 
-use crate::record::BLOCK_BYTES;
 use std::{ops::Range, time::Duration};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +16,6 @@ enum Block {
 #[derive(Debug)]
 pub(crate) struct Plan {
     blocks: Vec<Block>,
-    size_bytes: u64,
     /// All blocks before this one have landed.
     prefix: usize,
     /// No block before this one is to be taken.
@@ -28,9 +26,9 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan of a file for at most `connections`, fewer where there is less to do.
-    pub(crate) fn new(landed: &[bool], size_bytes: u64, connections: usize) -> Self {
+    pub(crate) fn new(landed: &[bool], connections: usize) -> Self {
         let blocks = landed.iter().map(|landed| if *landed { Block::Landed } else { Block::Missing }).collect();
-        let mut plan = Self { blocks, size_bytes, prefix: 0, first_missing: 0, connections: 0 };
+        let mut plan = Self { blocks, prefix: 0, first_missing: 0, connections: 0 };
         plan.connections = connections.min(plan.missing_blocks());
         plan.advance();
         plan
@@ -45,9 +43,11 @@ impl Plan {
         Some(start as u64..(start + run) as u64)
     }
 
-    /// As [`take`](Self::take); a connection that gets none has left.
-    pub(crate) fn take_or_leave(&mut self, most: usize) -> Option<Range<u64>> {
-        let taken = self.take(most);
+    /// As [`take`](Self::take), but no more than an equal share of what is left among so many, so that all end together; a connection
+    /// that gets none has left.
+    pub(crate) fn take_or_leave(&mut self, most: usize, among: usize) -> Option<Range<u64>> {
+        let unasked = self.blocks[self.first_missing..].iter().filter(|block| **block == Block::Missing).count();
+        let taken = self.take(most.min(unasked.div_ceil(among.max(1))).max(1));
         if taken.is_none() {
             self.leave();
         }
@@ -117,11 +117,6 @@ impl Plan {
         self.blocks.iter().filter(|block| **block != Block::Landed).count()
     }
 
-    /// Bytes from the start of the file up to the first block that has not landed.
-    pub(crate) fn prefix_bytes(&self) -> u64 {
-        (self.prefix as u64 * BLOCK_BYTES).min(self.size_bytes)
-    }
-
     fn advance(&mut self) {
         while self.blocks.get(self.prefix) == Some(&Block::Landed) {
             self.prefix += 1;
@@ -163,13 +158,20 @@ mod tests {
 
     #[test]
     fn the_last_connection_may_not_retire_and_one_that_found_nothing_has_left() {
-        let mut plan = Plan::new(&[false, false], 2 * BLOCK_BYTES, 8);
+        let mut plan = Plan::new(&[false, false], 8);
         assert_eq!(plan.connections(), 2);
-        let all = plan.take_or_leave(2).unwrap();
-        assert_eq!(plan.take_or_leave(2), None);
+        let all = plan.take_or_leave(2, 1).unwrap();
+        assert_eq!(plan.take_or_leave(2, 1), None);
         plan.give_back(all);
         assert!(!plan.retire());
         assert_eq!(plan.connections(), 1);
+    }
+
+    #[test]
+    fn towards_the_end_each_connection_takes_its_share() {
+        let mut plan = Plan::new(&[false; 20], 20 * BLOCK_BYTES, 4);
+        let taken: Vec<u64> = std::iter::from_fn(|| plan.take_or_leave(8, 4)).map(|range| range.end - range.start).collect();
+        assert_eq!(taken, [5, 4, 3, 2, 2, 1, 1, 1, 1]);
     }
 
     #[derive(Clone, Debug)]
@@ -193,8 +195,7 @@ mod tests {
             landed in prop::collection::vec(any::<bool>(), 1..40),
             ops in ops(),
         ) {
-            let size_bytes = landed.len() as u64 * BLOCK_BYTES - 7;
-            let mut plan = Plan::new(&landed, size_bytes, 4);
+            let mut plan = Plan::new(&landed, 4);
             let mut model: Vec<bool> = landed.clone();
             let mut flying: Vec<Range<u64>> = Vec::new();
             for op in ops {
@@ -222,8 +223,6 @@ mod tests {
                         plan.give_back(range);
                     },
                 }
-                let prefix = model.iter().take_while(|landed| **landed).count() as u64;
-                prop_assert_eq!(plan.prefix_bytes(), (prefix * BLOCK_BYTES).min(size_bytes));
                 prop_assert_eq!(plan.missing_blocks(), model.iter().filter(|landed| !**landed).count());
             }
             for range in flying.drain(..) {
@@ -233,7 +232,6 @@ mod tests {
                 range.for_each(|block| plan.land(block));
             }
             prop_assert!(plan.is_complete());
-            prop_assert_eq!(plan.prefix_bytes(), size_bytes);
         }
     }
 }

@@ -17,8 +17,8 @@ use std::{
 };
 use storage::{DataFile, Extent, ExtentSpec, Lease};
 
-/// How much is read at once where a file is hashed or checked.
-const READ_BYTES: usize = 1 << 20;
+/// How much is read at once where a file is hashed or checked: what stays in a core's own cache between being read and hashed.
+pub(super) const READ_BYTES: usize = 256 << 10;
 
 /// A file somebody wants in the store.
 #[derive(Clone, Debug)]
@@ -170,18 +170,37 @@ impl Store {
     /// # Errors
     /// [`Error::DigestMismatch`], with nothing written.
     pub(crate) fn seal_inline(&self, wanted: &Wanted, bytes: &[u8]) -> Result<()> {
-        check_digest(wanted, bytes)?;
-        let blob_key = key::blob(&wanted.digest);
-        // Begun for a listing that gave the same digest with a larger size; these bytes prove it wrong.
-        self.free_unfinished(&blob_key)?;
+        self.seal_inline_together(&[(wanted, bytes)])
+    }
+
+    /// Seals small files in one transaction, so that they wait for the disk once: all of them, or on an error none.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`], with nothing written.
+    pub(crate) fn seal_inline_together(&self, files: &[(&Wanted, &[u8])]) -> Result<()> {
+        for (wanted, bytes) in files {
+            check_digest(wanted, bytes)?;
+            // Begun for a listing that gave the same digest with a larger size; these bytes prove it wrong.
+            self.free_unfinished(&key::blob(&wanted.digest))?;
+        }
         let txn = self.begin_write()?;
+        for (wanted, bytes) in files {
+            self.put_inline(&txn, wanted, bytes)?;
+        }
+        self.commit(txn)?;
+        self.free_replaced();
+        Ok(())
+    }
+
+    fn put_inline(&self, txn: &storage::WriteTxn<'_>, wanted: &Wanted, bytes: &[u8]) -> Result<()> {
+        let blob_key = key::blob(&wanted.digest);
         let meta_key = key::meta(&wanted.repo, &wanted.path);
         let mut blob = match txn.get(&BLOBS, &blob_key).attempted(writing)? {
             Some(blob) if blob.is_inline() && is_content_of(&blob, wanted) => blob,
             // A name leads to sealed content or to none.
             Some(_) => return Err(Error::Busy { what: wanted.name(), reason: "the same content is being fetched or freed" }),
             None => {
-                let id = self.next_blob_id(&txn)?;
+                let id = self.next_blob_id(txn)?;
                 let mut blob = new_blob(id, key::home(&wanted.repo, &wanted.path), wanted.size_bytes);
                 if !txn.insert_bytes(&INLINE, &key::chunk(&blob.home, 0), bytes).attempted(writing)? {
                     // The name's former content is still used by another name.
@@ -195,12 +214,9 @@ impl Store {
                 blob
             }
         };
-        self.replace_name(&txn, &meta_key, &blob_key)?;
+        self.replace_name(txn, &meta_key, &blob_key)?;
         let id = blob.id;
-        link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))?;
-        self.commit(txn)?;
-        self.free_replaced();
-        Ok(())
+        link(txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))
     }
 
     /// Links `wanted` to content that is here, if it is; false if not. Cost where it is linked already, or not here: one read.
@@ -492,6 +508,11 @@ impl Fill {
         self.blob.size_bytes
     }
 
+    /// The store's folder.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.store.folder()
+    }
+
     /// Which blocks have landed.
     pub(crate) fn landed(&self) -> Vec<bool> {
         self.lock().iter().map(Option::is_some).collect()
@@ -555,10 +576,28 @@ impl Fill {
         Ok(())
     }
 
-    /// Reads `range` of the file into `hasher`, from where it was written to.
-    pub(crate) fn hash(&self, hasher: &mut Hasher, range: Range<u64>) -> Result<()> {
-        let mut buffer = vec![0; READ_BYTES];
-        self.read(range, &mut buffer, |bytes| hasher.update(bytes))
+    /// Whether `block` has landed.
+    pub(super) fn has_landed(&self, block: u64) -> bool {
+        self.lock()[block as usize].is_some()
+    }
+
+    /// Whether nobody waits for this fill any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Reads `range` of the file into `hasher`, from where it was written to, through `buffer`.
+    pub(super) fn hash(&self, hasher: &mut Hasher, range: Range<u64>, buffer: &mut [u8]) -> Result<()> {
+        self.read(range, buffer, |bytes| hasher.update(bytes))
+    }
+
+    /// Starts writing `block` out to the disk; may block while that is busy.
+    pub(super) fn start_writeback(&self, block: u64) -> Result<()> {
+        let range = block_range(self.size_bytes(), block);
+        let (extent, within) = self.place(range.start)?;
+        self.writer
+            .start_writeback(extent, within, range.end - range.start)
+            .attempted(|| format!("could not write out block {block} of {}", self.blob_key))
     }
 
     /// Compares the digest of the bytes read back with the one promised. On a difference the content is dropped.
@@ -682,7 +721,7 @@ impl Fill {
     fn read(&self, range: Range<u64>, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
-            if self.cancelled.load(Ordering::Relaxed) {
+            if self.is_cancelled() {
                 return Err(Error::Cancelled);
             }
             let (extent, within) = self.place(at)?;

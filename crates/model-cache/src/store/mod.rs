@@ -11,6 +11,7 @@
 
 mod derive;
 mod fill;
+mod follow;
 mod free;
 mod read;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 mod timing;
 
 pub(crate) use fill::{Acquired, Fill, Wanted};
+pub(crate) use follow::{Followers, spawn};
 pub use free::Removed;
 pub(crate) use free::Selection;
 pub(crate) use read::{Content, StoredFile, View};

@@ -582,3 +582,65 @@ fn the_space_of_what_is_removed_returns_while_nobody_is_kept_from_writing() {
     assert_eq!(remover.join().unwrap().freed_bytes, 40 * MIB);
     assert!(store.all_blobs().unwrap().is_empty());
 }
+
+// -- what follows a fill ---------------------------------------------------------------------------------------------
+
+#[test]
+fn followers_give_the_digest_of_what_was_written_in_whatever_order_blocks_land() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let bytes: Vec<u8> = (0..12 * BLOCK_BYTES + 77).map(|at| (at * 31 >> 7) as u8).collect();
+    let orders: [fn(u64) -> u64; 3] = [|n| n, |n| 12 - n, |n| n * 5 % 13];
+    for (round, order) in orders.into_iter().enumerate() {
+        let path = format!("{round}.bin");
+        // Another content each time, or it would be here.
+        let bytes = [&bytes[..], &[round as u8]].concat();
+        let wanted = wanted_bytes(&path, &bytes);
+        let fill = acquire(&store, &wanted);
+        let followers = Followers::start(&fill, Hasher::sha256()).unwrap();
+        for block in (0..13).map(order) {
+            let range = block_range(fill.size_bytes(), block);
+            let part = &bytes[range.start as usize..range.end as usize];
+            fill.write(range.start, part).unwrap();
+            fill.land(block, crc32c::crc32c(part)).unwrap();
+            assert!(followers.landed(block));
+        }
+        assert_eq!(followers.finish().unwrap(), wanted.digest);
+        fill.seal(&wanted).unwrap();
+        assert!(holds(&store, &path, &bytes));
+    }
+}
+
+#[test]
+fn followers_hash_what_the_file_has_and_not_what_was_meant_to_be_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let bytes = vec![3; 2 * BLOCK_BYTES as usize];
+    let wanted = wanted_bytes(PATH, &bytes);
+    let fill = acquire(&store, &wanted);
+    write_all(&fill, &bytes);
+    fill.write(BLOCK_BYTES + 9, b"other").unwrap();
+    let found = Followers::start(&fill, Hasher::sha256()).unwrap().finish().unwrap();
+    assert_ne!(found, wanted.digest);
+    assert!(matches!(fill.check("it", wanted.digest, found), Err(Error::DigestMismatch { .. })));
+}
+
+#[test]
+fn followers_of_a_fill_that_is_not_finished_end_and_let_go_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let bytes = vec![5; 3 * BLOCK_BYTES as usize];
+    let wanted = wanted_bytes(PATH, &bytes);
+    let fill = acquire(&store, &wanted);
+    fill.write(0, &bytes[..BLOCK_BYTES as usize]).unwrap();
+    fill.land(0, crc32c::crc32c(&bytes[..BLOCK_BYTES as usize])).unwrap();
+    let followers = Followers::start(&fill, Hasher::sha256()).unwrap();
+    assert!(followers.landed(0));
+    assert!(matches!(followers.finish(), Err(Error::Cancelled)));
+    // With the threads went their hold on it, and with the last hold its lease: somebody else goes on.
+    assert_eq!(Arc::strong_count(&fill), 1);
+    drop(fill);
+    let again = acquire(&store, &wanted);
+    again.verify_landed().unwrap();
+    assert_eq!(again.landed(), [true, false, false]);
+}
