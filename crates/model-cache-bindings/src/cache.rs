@@ -59,7 +59,6 @@ impl ModelCache {
 #[pymethods]
 impl ModelCache {
     #[new]
-    #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
     #[pyo3(signature = (path=None, *, endpoint=None, token=None, offline=None, connections=None, limit_rate=None))]
     fn open(
         py: Python<'_>,
