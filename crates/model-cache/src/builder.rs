@@ -111,7 +111,8 @@ impl ModelCacheBuilder {
 
     /// Connections of one pull at once, over all its files: 1 to 64. Default: as many as pay, 1 to 16. Such a pull begins with 4, takes
     /// more where more bring more, as where a server limits each connection, and fewer where fewer do as well, or the server
-    /// answers that it is asked too much; small files, which wait more than they transfer, are asked for up to 32 at once.
+    /// answers that it is asked too much; small files, which wait more than they transfer, are asked for up to 32 at once
+    /// of each host.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = Some(connections);
         self

@@ -13,8 +13,7 @@
 //! | [`LeaseFile`], [`Lease`] | kernel locks that say who reads or fills what, and that die with their process |
 //! | [`Ballast`] | room kept back so that a full disk can still be freed |
 //!
-//! All unsafe code of the project's engine lives here, in `mdbx`, `mapping` and `resident`.
-//! All unsafe code of the project's engine lives here, in `mdbx`, `mapping` and `writeback`.
+//! All unsafe code of the project's engine lives here, in `mdbx`, `mapping`, `resident` and `writeback`.
 
 #![deny(unsafe_code)]
 

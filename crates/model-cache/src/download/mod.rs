@@ -35,8 +35,8 @@ use tokio::sync::oneshot;
 const FILES_AT_ONCE: usize = 4;
 /// Files of at most a block begun at once: each takes one connection, and waits for answers and the disk more than it transfers.
 const MIDDLING_AT_ONCE: usize = 8;
-/// Small files asked for at once, for each connection a large one may have: one at the Hub while another is at its CDN.
-const SMALL_PER_CONNECTION: usize = 2;
+/// Small files begun at once, for each connection a large one may have: two that wait for the Hub and two that wait for its CDN.
+const SMALL_PER_CONNECTION: usize = 4;
 /// How often a file that another process fetches is looked at.
 const WAIT_PAUSE: Duration = Duration::from_millis(200);
 

@@ -23,8 +23,11 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
+use tokio::sync::Semaphore;
 use url::Url;
 
+/// Small files asked for at once at the Hub, and as many where it sends them, by all pulls of a client.
+const SMALL_AT_ONCE: usize = 32;
 /// Redirects followed for one request, as browsers do.
 pub(super) const MAX_REDIRECTS: usize = 20;
 /// As much of an error's body as is read.
@@ -52,6 +55,9 @@ struct Shared {
     http: OnceLock<reqwest::Client>,
     warned: Mutex<HashSet<String>>,
     limit: Option<Arc<RateLimit>>,
+    /// Places for small files' requests to the Hub, and to the hosts it sends them to.
+    asking_hub: Semaphore,
+    asking_abroad: Semaphore,
 }
 
 /// The end of a chain of redirects.
@@ -73,7 +79,21 @@ impl HubClient {
     /// A client with these settings.
     pub(crate) fn new(config: HubConfig) -> Self {
         let limit = config.limit_rate.map(|rate| Arc::new(RateLimit::new(rate)));
-        Self { shared: Arc::new(Shared { config, http: OnceLock::new(), warned: Mutex::default(), limit }) }
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                http: OnceLock::new(),
+                warned: Mutex::default(),
+                limit,
+                asking_hub: Semaphore::new(SMALL_AT_ONCE),
+                asking_abroad: Semaphore::new(SMALL_AT_ONCE),
+            }),
+        }
+    }
+
+    /// Places for small files' requests.
+    pub(super) fn places(&self, abroad: bool) -> &Semaphore {
+        if abroad { &self.shared.asking_abroad } else { &self.shared.asking_hub }
     }
 
     /// What bytes of files pay to, if their rate is limited.

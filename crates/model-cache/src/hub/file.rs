@@ -164,6 +164,8 @@ impl HubClient {
         let mut promise = Promise { repo, commit, file, commit_seen: false };
         let mut url = first.clone();
         for _ in 0..=MAX_REDIRECTS {
+            // While one file waits for the Hub another waits for its CDN, so that neither host sees more connections than the other.
+            let place = self.places(false).acquire().await;
             let response = self.send(Method::GET, &url, true, Some(&range), self.config().metadata_timeout).await?;
             let status = response.status().as_u16();
             let target = redirect_target(&url, &response)?;
@@ -192,6 +194,8 @@ impl HubClient {
                     return self.body_of(Answer { response, url, with_token: true }, &location, range).await;
                 }
                 drain(response).await;
+                drop(place);
+                let _place = self.places(true).acquire().await;
                 return self.get_range(&location, range).await;
             }
             drain(response).await;
