@@ -1,0 +1,94 @@
+"""Workloads within one process: those of the Rust program `model-cache-bench`, and the open of a file from Python.
+
+The program says what it has (`model-cache-bench list`); each round is one call of it. Which of its figures must reach what is told in
+bounds.py, like all others.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import subprocess
+
+from . import measure
+from .bounds import OURS
+from .figures import Run
+from .network import FILE, imported
+from .origin import forget
+from .workload import Prepared, Skip, Subject, Workload
+
+
+def workloads(bench) -> list[Workload]:
+    """Of the Rust program, and our own."""
+    listed = json.loads(subprocess.run([bench.bench_program, "list"], check=True, capture_output=True).stdout)
+    return [*(_of_program(told) for told in listed),
+            Workload("python-get-file", "get_file and memoryview of 10 kB, from Python", "warm", python_get_file),
+            Workload("curve-open", "open of a file as one slice over its chunks", "warm", open_over_chunks, rounds=3, x="chunks",
+                     y="p50_us", points=(1, 2, 5, 10, 20, 41), smoke_points=(1, 2))]
+
+
+def _of_program(told: dict) -> Workload:
+    return Workload(told["name"], told["about"], "cold" if told["needs_root"] else "warm", lambda bench: _rounds(bench, told),
+                    root=told["needs_root"])
+
+
+@contextlib.contextmanager
+def _rounds(bench, told: dict, *options: str):
+    if told["needs_root"] and not measure.may_drop_caches():
+        raise Skip("needs root, to drop caches: sudo make bench")
+    # One folder for all: workloads on the same data share it.
+    command = [bench.bench_program, told["name"], "--dir", bench.folder("local"), *(["--tiny"] if bench.smoke else []), *options]
+    each_round = told["prepared"] == "each-round"
+    if not bench.smoke:
+        # What is brought in, and beside it the same as a plain file.
+        bench.needs_disk(2 * told["size"]["bytes"])
+
+    def subject(name: str) -> Subject:
+        def run(_round: int) -> Run:
+            if each_round:
+                measure.measure([*command, "--subject", name, "--prepare"], bench.peers.env)
+            document = json.loads(measure.measure([*command, "--subject", name], bench.peers.env).stdout)
+            run = Run.of(document)
+            if told["name"] == "many-files":
+                run.values |= _listings(bench, document["store"])
+            return run
+
+        return Subject(name, run)
+
+    if not each_round:
+        measure.measure([*command, "--prepare"], bench.peers.env)
+    try:
+        yield Prepared([subject(name) for name in told["subjects"]])
+    finally:
+        if each_round:
+            for folder in bench.folder("local").glob(f"{told['name'].split('-')[0]}-*"):
+                forget(folder)
+
+
+def _listings(bench, store: str) -> dict[str, float]:
+    """What the whole program takes to list a store, from its start to its end."""
+    return {f"{name}_ms": measure.measure(bench.ours(store, name), bench.peers.env).run.seconds * 1000 for name in ("ls", "df")}
+
+
+def open_over_chunks(bench, chunks: float):
+    told = {"name": "open-chunks", "needs_root": False, "prepared": "once", "subjects": [OURS, "plain-mmap"],
+            "size": {"bytes": int(chunks) * 100 << 20}}
+    return _rounds(bench, told, "--chunks", str(int(chunks)))
+
+
+@contextlib.contextmanager
+def python_get_file(bench):
+    python = bench.wheel_python()
+    if python is None:
+        raise Skip("no Python with the wheel: make wheel")
+    program = pathlib.Path(__file__).with_name("get_file.py")
+    with imported(bench, 10_000, exact=True) as (store, repo):
+
+        def run(subject: str) -> Subject:
+            def once(_round: int) -> Run:
+                told = measure.measure([python, program, subject, store, repo, FILE, str(bench.count(20_000, 100))], bench.peers.env)
+                return Run.of(json.loads(told.stdout))
+
+            return Subject(subject, once)
+
+        yield Prepared([run(OURS), run("open + mmap")], notes=["seconds: of all opens of a run; p50 of one. Both end in a memoryview."])

@@ -1,0 +1,103 @@
+"""Tables of figures, for a terminal and for Markdown. Functions of values."""
+from __future__ import annotations
+
+import dataclasses
+
+from .bounds import OURS, Verdict
+from .figures import Run, duration, iec, ratio, shown
+from .workload import Outcome
+
+# Sums that only keep a read from being left out by a compiler, and numbers that are the same in every run.
+HIDDEN = ("sum_low_32_bits", "calls", "returned_bytes", "chunks", "files", "kills")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells of text. The first `left` columns, and the last, begin at the left; the others end at the right."""
+
+    head: list[str]
+    rows: list[list[str]]
+    left: int = 1
+
+    def lines(self) -> list[str]:
+        """For a terminal: columns aligned, two spaces between."""
+        rows = [self.head, *self.rows]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(self.head))]
+        last = len(widths) - 1
+
+        def cell(i: int, text: str) -> str:
+            return text.ljust(widths[i]) if i < self.left or i == last else text.rjust(widths[i])
+
+        return ["  ".join(cell(i, text) for i, text in enumerate(row)).rstrip() for row in rows]
+
+    def markdown(self) -> list[str]:
+        """For a page."""
+        rule = ["---" if i < self.left or i == len(self.head) - 1 else "--:" for i in range(len(self.head))]
+        rows = [[name.lower() for name in self.head], rule, *self.rows]
+        return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def figures_of(outcome: Outcome) -> Table:
+    """A workload's medians, subject by subject; columns that would be empty are left out."""
+    medians = outcome.medians()
+    ours = medians.get(OURS)
+    columns = {"SUBJECT": [], "TIME": [], "CPU": [], "RSSANON": [], "DISK": [], "RATE": [], "TIME TO OURS": [], "CPU TO OURS": [],
+               "BESIDE": []}
+    for subject, run in medians.items():
+        to_ours = subject != OURS and ours is not None
+        rate = ratio(run.bytes, run.seconds)
+        cells = {
+            "SUBJECT": subject,
+            "TIME": duration(run.seconds),
+            "CPU": duration(run.cpu_seconds) if run.cpu_seconds is not None else "",
+            "RSSANON": iec(run.rss_anon_peak_bytes) if run.rss_anon_peak_bytes else "",
+            "DISK": iec(run.disk_bytes) if run.disk_bytes else "",
+            "RATE": f"{iec(rate)}/s" if rate and run.bytes >= 1 << 20 else "",
+            "TIME TO OURS": _times(run.seconds, ours.seconds) if to_ours else "",
+            "CPU TO OURS": _times(run.cpu_seconds, ours.cpu_seconds) if to_ours else "",
+            "BESIDE": beside(run),
+        }
+        for name, cell in cells.items():
+            columns[name].append(cell)
+    kept = {name: cells for name, cells in columns.items() if name == "SUBJECT" or any(cells)}
+    return Table(list(kept), [list(row) for row in zip(*kept.values())])
+
+
+def _times(theirs: float | None, ours: float | None) -> str:
+    told = ratio(theirs, ours)
+    return f"{told:.2f}x" if told else ""
+
+
+def beside(run: Run) -> str:
+    """The values of a run that are figures, with their names."""
+    told = {name: value for name, value in run.values.items() if name not in HIDDEN and not name.startswith("p50_at_")}
+    return ", ".join(f"{name_words(name)} {shown(name, value)}" for name, value in told.items())
+
+
+def name_words(name: str) -> str:
+    """A figure's name without its unit, in words."""
+    for unit in ("_bytes_per_second", "_bytes", "_seconds", "_ms", "_us", "_ns"):
+        name = name.removesuffix(unit)
+    return {"bytes_per_second": "rate", "bytes_per_cpu_second": "rate of CPU"}.get(name, name).replace("_", " ")
+
+
+def verdicts_table(verdicts: list[Verdict]) -> Table:
+    """What was to be reached, and what was."""
+    rows = [[verdict.bound.workload, verdict.bound.what, verdict.value_words(), verdict.limit_words(), verdict.words()] for verdict in verdicts]
+    return Table(["WORKLOAD", "FIGURE", "MEASURED", "TO REACH", "VERDICT"], rows, left=2)
+
+
+def curve_of(points: list[Outcome]) -> Table:
+    """A curve's points: a line for each x, a column for each subject."""
+    first = points[0]
+    subjects = list(dict.fromkeys(name for point in points for name in point.runs))
+    rows = []
+    for point in points:
+        medians = point.medians()
+        rows.append([at_words(first.x, point.at), *(shown(first.y, medians[name].get(first.y)) if name in medians else "-" for name in subjects), ""])
+    return Table([first.x.upper(), *subjects, ""], rows)
+
+
+def at_words(x: str, at: float) -> str:
+    """A place on an x axis."""
+    return iec(at) if x.endswith("bytes") else f"{at:g}"
