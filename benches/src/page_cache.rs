@@ -1,0 +1,70 @@
+//! What of a file is in the page cache: brought in, or dropped, before a round; and that memory for it is at hand.
+
+use crate::report::Result;
+use memmap2::{Advice, MmapMut};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use std::{
+    fs::{self, File},
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::Path,
+};
+use tabagent_model_cache::{CHUNK_BYTES, ModelFile};
+
+/// Drops every clean page of the machine, and what the kernel knows of folders and inodes. Takes root.
+///
+/// Dirty pages stay: what a round reads was synced as it was prepared.
+pub(crate) fn drop_all() -> Result<()> {
+    fs::write("/proc/sys/vm/drop_caches", "3")
+        .map_err(|error| format!("a cold round drops the page cache, which takes root: /proc/sys/vm/drop_caches: {error}").into())
+}
+
+/// Reads `ranges` of `path` once, by `pread`: they are in the page cache afterwards, and mapped by nobody for that.
+pub(crate) fn warm(path: &Path, ranges: &[Range<u64>]) -> io::Result<()> {
+    let file = File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let bytes = (range.end - at).min(buffer.len() as u64) as usize;
+            file.read_exact_at(&mut buffer[..bytes], at)?;
+            at += bytes as u64;
+        }
+    }
+    Ok(())
+}
+
+/// As [`warm`], the whole of a plain file.
+pub(crate) fn warm_file(path: &Path) -> io::Result<()> {
+    let all = 0..fs::metadata(path)?.len();
+    warm(path, std::slice::from_ref(&all))
+}
+
+/// As [`warm`], a file of a store, in the store's data file.
+pub(crate) fn warm_stored(file: &ModelFile) -> io::Result<()> {
+    let Some(placement) = file.placement() else { return Ok(()) };
+    let chunks = (0..file.size_bytes()).step_by(CHUNK_BYTES as usize).filter_map(|start| {
+        let end = file.size_bytes().min(start + CHUNK_BYTES);
+        let at = placement.offset_of(start..end)?;
+        Some(at..at + (end - start))
+    });
+    warm(placement.data_file(), &chunks.collect::<Vec<_>>())
+}
+
+/// Drops a file that is on the disk from the page cache.
+pub(crate) fn forget(path: &Path) -> Result<()> {
+    Ok(posix_fadvise(File::open(path)?, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+}
+
+/// Touches `bytes` of memory and gives them back, before a round that fills as much of the page cache.
+///
+/// A virtual machine with free page reporting gives free memory back to its host, which backs it again page by page when it is
+/// touched: measured, 1.8 s per GiB, charged to whoever happens to fill the page cache. This takes it out of the round.
+pub(crate) fn back_memory(bytes: u64) -> Result<()> {
+    let mut memory = MmapMut::map_anon(bytes.max(1) as usize)?;
+    // Only a wish: kernels without huge pages touch small ones.
+    let _ = memory.advise(Advice::HugePage);
+    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    Ok(())
+}
