@@ -15,10 +15,10 @@ import tempfile
 
 from . import local, machine, measure, network, record, smoke
 from .context import Bench, say
-from .figures import GIB, iec
+from .figures import GIB
 from .origin import TOP
 from .peers import BUILD, Peers
-from .table import figures_of
+from .table import at_words, figures_of
 from .workload import Outcome, Skip, Workload, turns
 
 ROUNDS = 5
@@ -45,13 +45,11 @@ def main() -> None:
             machine=machine.describe(base), peers=peers.versions(), outcomes=outcomes)
         folder = record.FOLDER if arguments.record else pathlib.Path(room) if arguments.smoke else BUILD / "record"
         plots = write(made, folder, peers)
-        print()
-        print(record.terminal(made))
         if arguments.smoke:
             smoke.check(made, wanted, plots, peers.python is not None)
-            print(f"\nbench-smoke: {len(wanted)} workloads ran; their sizes are tiny and their builds are debug, so the figures mean nothing")
+            print(record.smoke_words(made))
         else:
-            print(f"\nWritten to {folder.relative_to(TOP)}/{made.name}.md")
+            print(f"\n{record.terminal(made)}\n\nWritten to {folder.relative_to(TOP)}/{made.name}.md")
 
 
 def parsed() -> argparse.Namespace:
@@ -109,7 +107,8 @@ def run(bench: Bench, workload: Workload, rounds: int) -> list[Outcome]:
 def run_once(bench: Bench, workload: Workload, rounds: int, at: float | None = None) -> Outcome:
     """Subjects in turns. What can't be run is told and left out; what fails ends the call."""
     outcome = Outcome(workload.name, workload.what, workload.warmth, at, x=workload.x, y=workload.y)
-    say(f"{workload.name}{'' if at is None else f' at {at:g}'}: {workload.what}")
+    if not bench.smoke:
+        say(f"{workload.name}{'' if at is None else f' at {at_words(workload.x, at)}'}: {workload.what}")
     try:
         with workload.prepare(bench) if at is None else workload.prepare(bench, at) as prepared:
             outcome.missing, outcome.notes = prepared.missing, prepared.notes
@@ -119,13 +118,10 @@ def run_once(bench: Bench, workload: Workload, rounds: int, at: float | None = N
                 outcome.runs[name].append(subjects[name].run(round))
     except Skip as why:
         outcome.skipped = str(why)
-        say(f"{workload.name}: left out: {why}")
-        return outcome
-    for name, why in outcome.missing.items():
-        say(f"{workload.name}: without {name}: {why}")
     if not bench.smoke:
-        for line in figures_of(outcome).lines():
-            print(line, file=sys.stderr, flush=True)
+        told = [f"left out: {outcome.skipped}"] if outcome.skipped else figures_of(outcome).lines()
+        told += [f"without {name}: {why}" for name, why in outcome.missing.items()]
+        print("\n".join(told), file=sys.stderr, flush=True)
     return outcome
 
 

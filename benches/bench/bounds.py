@@ -108,7 +108,7 @@ BOUNDS = [
     costs_of("pull", "curl + openssl dgst", 0.9, "CPU seconds, to curl + one openssl dgst", "cpu_seconds"),
     at_most("pull", "rss_anon_peak_bytes", 40 * MIB, "private memory at 4 GiB"),
     at_most("pull-40", "rss_anon_peak_bytes", 40 * MIB, "private memory at 40 GiB"),
-    at_most("pull", "last_byte_to_sealed_ms", 150, "from the last byte to sealed"),
+    at_most("pull", "seal_ms", 150, "from the last byte to sealed"),
     at_least("throttled", "share_of_limit", 0.9, "of 20 MB/s x connections"),
     faster_than("small-files", "hf download", 3, "faster than hf download, 50 ms round trip"),
     at_most("rate-cap", "off_by", 0.05, "off the rate asked for"),

@@ -88,9 +88,9 @@ UNITS = {"bytes": iec, "s": duration, "seconds": duration, "ms": lambda value: d
 
 
 def shown(name: str, value: float | None) -> str:
-    """A figure in the unit its name ends with."""
+    """A figure in the unit its name ends with; without one, three digits."""
     if value is None:
         return "-"
-    if name.endswith("bytes_per_second"):
+    if name.endswith(("bytes_per_second", "bytes_per_cpu_second")):
         return f"{iec(value)}/s"
     return UNITS.get(name.rsplit("_", 1)[-1], digits)(value)

@@ -27,6 +27,8 @@ def describe(room: pathlib.Path) -> dict[str, str | int]:
         "kernel": platform.release(),
         "file_system": kind,
         "disk": disk_model(source),
+        # What plain mmap's cold reads depend on.
+        "read_ahead_kib": int(_read(f"/sys/block/{disk_name(source)}/queue/read_ahead_kb") or 0),
     }
 
 
@@ -42,8 +44,12 @@ def file_system(path: pathlib.Path, mounts: str) -> tuple[str, str]:
 
 def disk_model(source: str) -> str:
     """A disk's model where it tells one, else its device."""
-    name = re.sub(r"(?<=[a-z])\d+$|(?<=\d)p\d+$", "", os.path.basename(source))
-    return _read(f"/sys/block/{name}/device/model").strip() or source
+    return _read(f"/sys/block/{disk_name(source)}/device/model").strip() or source
+
+
+def disk_name(source: str) -> str:
+    """The disk of a partition: sda of /dev/sda1, nvme0n1 of /dev/nvme0n1p2."""
+    return re.sub(r"(?<=[a-z])\d+$|(?<=\d)p\d+$", "", os.path.basename(source))
 
 
 def words(machine: dict) -> str:
@@ -51,7 +57,8 @@ def words(machine: dict) -> str:
     virtual = ", virtual machine" if machine["virtual"] else ""
     extra = f" ({machine['instructions']})" if machine["instructions"] else ""
     return (f"{machine['cpu']}{extra}, {machine['cores']} cores{virtual}, {iec(machine['memory_bytes'])} of memory, Linux "
-            f"{machine['kernel']}, {machine['file_system']} on {machine['disk']}")
+            f"{machine['kernel']}, {machine['file_system']} on {machine['disk']}, "
+            f"read-ahead {machine['read_ahead_kib']} KiB")
 
 
 def slug(machine: dict) -> str:

@@ -27,7 +27,7 @@ class Programs:
         self.env = {**bench.peers.env, "HF_ENDPOINT": origin.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
 
     def _run(self, command, made: pathlib.Path, transferred: int, **options) -> measure.Ended:
-        ended = measure.measure([*self.before, *command], self.env, count_port=self.origin.cdn_port, **options)
+        ended = measure.measure([*self.before, *command], self.env, count_port=self.origin.cdn_port, fills=transferred, **options)
         ended.run.disk_bytes = measure.disk_bytes(made) if made.exists() else 0
         ended.run.bytes = transferred
         return ended
@@ -223,26 +223,27 @@ def rate_cap(bench):
 @contextlib.contextmanager
 def import_file(bench):
     source = bench.random(4 * GIB)
+    size = source.stat().st_size
     measure.warm(source)
     store = bench.folder("programs") / "store"
     env = bench.peers.env
 
     def ours(_round: int) -> Run:
         forget(store)
-        run = measure.measure(bench.ours(store, "--json", "import", "bench/import", source), env).run
-        run.disk_bytes, run.bytes = measure.disk_bytes(store), source.stat().st_size
+        run = measure.measure(bench.ours(store, "--json", "import", "bench/import", source), env, fills=size).run
+        run.disk_bytes, run.bytes = measure.disk_bytes(store), size
         forget(store)
         return run
 
     def hashed(_round: int) -> Run:
         run = measure.measure(["openssl", "dgst", "-sha256", source], env).run
-        run.bytes = source.stat().st_size
+        run.bytes = size
         return run
 
     def copied(_round: int) -> Run:
         out = store.parent / "file.out"
-        run = measure.measure(["sh", "-c", f"cp '{source}' '{out}' && sync '{out}'"], env).run
-        run.disk_bytes, run.bytes = measure.disk_bytes(out), source.stat().st_size
+        run = measure.measure(["sh", "-c", f"cp '{source}' '{out}' && sync '{out}'"], env, fills=size).run
+        run.disk_bytes, run.bytes = measure.disk_bytes(out), size
         forget(out)
         return run
 
@@ -266,7 +267,7 @@ def kill_and_resume(bench):
             whole = Run(0.0, 0.0)
             kills = 0
             for kill_after in [*(moments.uniform(0.1, 0.3) * unkilled for _ in range(KILLS)), None]:
-                ended = measure.measure(command, programs.env, kill_after=kill_after)
+                ended = measure.measure(command, programs.env, kill_after=kill_after, fills=programs.size)
                 kills += ended.killed
                 whole.seconds += ended.run.seconds
                 whole.cpu_seconds += ended.run.cpu_seconds

@@ -9,7 +9,7 @@ from . import machine
 from .bounds import judge
 from .figures import Run
 from .origin import TOP
-from .table import Table, curve_of, figures_of, verdicts_table
+from .table import Table, at_words, curve_of, figures_of, verdicts_table
 from .workload import Outcome
 
 FOLDER = TOP / "benches/record"
@@ -89,6 +89,16 @@ def heading(outcome: Outcome) -> str:
     return f"{outcome.what}; {outcome.warmth}; " + ("one run" if runs == 1 else f"median of {runs}")
 
 
+def smoke_words(record: Record) -> str:
+    """That everything ran, without figures, which would mean nothing."""
+    lines = []
+    for outcome in record.outcomes:
+        at = "" if outcome.at is None else f" at {at_words(outcome.x, outcome.at)}"
+        lines.append(f"  {outcome.name}{at}: {f'left out: {outcome.skipped}' if outcome.skipped else ', '.join(outcome.runs)}")
+        lines += [f"  {outcome.name}{at}: without {subject}: {why}" for subject, why in outcome.missing.items()]
+    return "\n".join(lines)
+
+
 def terminal(record: Record) -> str:
     """All of it, for a terminal."""
     lines = [machine.words(record.machine), f"{record.date}, commit {record.commit}; {', '.join(f'{name} {version}' for name, version in record.peers.items())}"]
@@ -154,7 +164,7 @@ def _without(table: Table, column: str) -> Table:
     if column not in table.head:
         return table
     at = table.head.index(column)
-    return Table(table.head[:at] + table.head[at + 1:], [row[:at] + row[at + 1:] for row in table.rows], table.left)
+    return Table(table.head[:at] + table.head[at + 1:], [row[:at] + row[at + 1:] for row in table.rows], table.left, words=0)
 
 
 def with_part(readme: str, part: str) -> str:

@@ -7,32 +7,35 @@ from .bounds import OURS, Verdict
 from .figures import Run, duration, iec, ratio, shown
 from .workload import Outcome
 
-# Sums that only keep a read from being left out by a compiler, and numbers that are the same in every run.
-HIDDEN = ("sum_low_32_bits", "calls", "returned_bytes", "chunks", "files", "kills")
+# Numbers that are the same in every run.
+HIDDEN = ("calls", "returned_bytes", "chunks", "files", "kills")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells of text. The first `left` columns, and the last, begin at the left; the others end at the right."""
+    """Cells of text. The first `left` columns and the last `words` begin at the left; the others end at the right."""
 
     head: list[str]
     rows: list[list[str]]
     left: int = 1
+    words: int = 1
+
+    def _at_left(self, column: int) -> bool:
+        return column < self.left or column >= len(self.head) - self.words
 
     def lines(self) -> list[str]:
         """For a terminal: columns aligned, two spaces between."""
         rows = [self.head, *self.rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(self.head))]
-        last = len(widths) - 1
 
         def cell(i: int, text: str) -> str:
-            return text.ljust(widths[i]) if i < self.left or i == last else text.rjust(widths[i])
+            return text.ljust(widths[i]) if self._at_left(i) else text.rjust(widths[i])
 
         return ["  ".join(cell(i, text) for i, text in enumerate(row)).rstrip() for row in rows]
 
     def markdown(self) -> list[str]:
         """For a page."""
-        rule = ["---" if i < self.left or i == len(self.head) - 1 else "--:" for i in range(len(self.head))]
+        rule = ["---" if self._at_left(i) else "--:" for i in range(len(self.head))]
         rows = [[name.lower() for name in self.head], rule, *self.rows]
         return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
 
@@ -60,7 +63,7 @@ def figures_of(outcome: Outcome) -> Table:
         for name, cell in cells.items():
             columns[name].append(cell)
     kept = {name: cells for name, cells in columns.items() if name == "SUBJECT" or any(cells)}
-    return Table(list(kept), [list(row) for row in zip(*kept.values())])
+    return Table(list(kept), [list(row) for row in zip(*kept.values())], words=1 if "BESIDE" in kept else 0)
 
 
 def _times(theirs: float | None, ours: float | None) -> str:
@@ -78,7 +81,7 @@ def name_words(name: str) -> str:
     """A figure's name without its unit, in words."""
     for unit in ("_bytes_per_second", "_bytes", "_seconds", "_ms", "_us", "_ns"):
         name = name.removesuffix(unit)
-    return {"bytes_per_second": "rate", "bytes_per_cpu_second": "rate of CPU"}.get(name, name).replace("_", " ")
+    return {"bytes_per_second": "rate", "bytes_per_cpu_second": "rate by CPU time"}.get(name, name).replace("_", " ")
 
 
 def verdicts_table(verdicts: list[Verdict]) -> Table:
@@ -94,8 +97,9 @@ def curve_of(points: list[Outcome]) -> Table:
     rows = []
     for point in points:
         medians = point.medians()
-        rows.append([at_words(first.x, point.at), *(shown(first.y, medians[name].get(first.y)) if name in medians else "-" for name in subjects), ""])
-    return Table([first.x.upper(), *subjects, ""], rows)
+        told = [shown(first.y, medians[name].get(first.y)) if name in medians else "-" for name in subjects]
+        rows.append([at_words(first.x, point.at), *told])
+    return Table([first.x.removesuffix(", bytes").upper(), *subjects], rows, words=0)
 
 
 def at_words(x: str, at: float) -> str:
