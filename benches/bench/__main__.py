@@ -33,7 +33,7 @@ def main() -> None:
     base.mkdir(parents=True, exist_ok=True)
     peers = Peers(install=not (arguments.smoke or arguments.list))
     with tempfile.TemporaryDirectory(prefix="bench.", dir=base) as room:
-        bench = Bench(pathlib.Path(room), arguments.smoke, peers)
+        bench = Bench(pathlib.Path(room), arguments.smoke, peers, arguments.shrink)
         bench.build()
         known = [*network.WORKLOADS, *local.workloads(bench)]
         if arguments.list:
@@ -58,17 +58,19 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each subject [default: %(default)s]")
     parser.add_argument("--list", action="store_true", help="what there is")
     parser.add_argument("--record", action="store_true", help="write into benches/record, which the README is made of, not into .build")
+    parser.add_argument("--shrink", type=int, default=1, metavar="N", help="sizes divided by N, for a quick look; the titles tell the whole ones")
     parser.add_argument("--dir", help="a folder with room, on the disk to be measured [default: .build]")
     parser.add_argument("--smoke", action="store_true", help="tiny inputs, debug builds, one round: that everything runs")
     parser.add_argument("--readme", action="store_true", help="write the README's figures anew from the newest record")
     parser.add_argument("--check", action="store_true", help="with --readme: only say whether they are those of the newest record")
     arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error("--rounds is at least 1")
-    if arguments.record and arguments.only:
-        parser.error("--record keeps whole runs: leave --only away")
+    if min(arguments.rounds, arguments.shrink) < 1:
+        parser.error("--rounds and --shrink are at least 1")
+    if arguments.record and (arguments.only or arguments.shrink > 1):
+        parser.error("--record keeps whole runs: leave --only and --shrink away")
     arguments.told = shlex.join(["make", "bench", *(f"{name.upper()}={value}" for name, value in (
-        ("only", arguments.only), ("rounds", arguments.rounds if arguments.rounds != ROUNDS else ""), ("record", 1 if arguments.record else "")) if value)])
+        ("only", arguments.only), ("rounds", arguments.rounds if arguments.rounds != ROUNDS else ""), ("record", 1 if arguments.record else ""),
+        ("args", f"--shrink {arguments.shrink}" if arguments.shrink > 1 else "")) if value)])
     return arguments
 
 

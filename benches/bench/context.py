@@ -17,10 +17,10 @@ TINY_BYTES = 8 * MIB
 
 
 class Bench:
-    """One call of `make bench`: `smoke` shrinks every workload, and takes the programs built for tests."""
+    """One call of `make bench`: `smoke` makes every workload tiny, and takes the programs built for tests; sizes are divided by `shrink`."""
 
-    def __init__(self, room: pathlib.Path, smoke: bool, peers: Peers):
-        self.room, self.smoke, self.peers = room, smoke, peers
+    def __init__(self, room: pathlib.Path, smoke: bool, peers: Peers, shrink: int = 1):
+        self.room, self.smoke, self.peers, self.shrink = room, smoke, peers, shrink
         self.target = TOP / os.environ.get("CARGO_TARGET_DIR", "target") / ("debug" if smoke else "release")
         self._origins = 0
 
@@ -55,7 +55,7 @@ class Bench:
 
     def size(self, full: int, tiny: int = TINY_BYTES) -> int:
         """Bytes of a workload: as it says, or few."""
-        return tiny if self.smoke else full
+        return tiny if self.smoke else full // self.shrink
 
     def count(self, full: int, tiny: int) -> int:
         """Pieces of a workload: as it says, or few."""

@@ -44,7 +44,9 @@ def _rounds(bench, told: dict, *options: str):
     each_round = told["prepared"] == "each-round"
     if not bench.smoke:
         # What is brought in, and beside it the same as a plain file.
-        bench.needs_disk(2 * told["size"]["bytes"])
+        bench.needs_disk(2 * bench.size(told["size"]["bytes"]))
+        if bench.shrink > 1 and not options and told["size"]["bytes"] > GIB:
+            command += ["--bytes", str(bench.size(told["size"]["bytes"]))]
 
     sums = {}
 

@@ -48,8 +48,9 @@ def disk_model(source: str) -> str:
 
 
 def disk_name(source: str) -> str:
-    """The disk of a partition: sda of /dev/sda1, nvme0n1 of /dev/nvme0n1p2."""
-    return re.sub(r"(?<=[a-z])\d+$|(?<=\d)p\d+$", "", os.path.basename(source))
+    """The disk of a device: sda of /dev/sda1, and of /dev/sda."""
+    device = pathlib.Path("/sys/class/block", os.path.basename(source))
+    return device.resolve().parent.name if (device / "partition").exists() else device.name
 
 
 def words(machine: dict) -> str:

@@ -324,8 +324,8 @@ def disk_after_rm(bench):
 
 @contextlib.contextmanager
 def pull_of_size(bench, size: float):
-    bench.needs_disk(2 * int(size))
-    source = bench.random(int(size), exact=True)
+    bench.needs_disk(2 * int(size) // bench.shrink)
+    source = bench.random(int(size) // bench.shrink, exact=True)
     try:
         with _pulls(bench, {FILE: source}, {}, hf=size <= 4 * GIB) as prepared:
             yield prepared
