@@ -54,7 +54,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description="Our workloads beside what people use today, in turns, in one run.")
-    parser.add_argument("--only", default="", metavar="NAMES", help="these workloads, with commas between; pull also means pull-40, curve: all curves")
+    parser.add_argument("--only", default="", metavar="NAMES", help="these workloads, with commas between; curve: all whose names begin so")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each subject [default: %(default)s]")
     parser.add_argument("--list", action="store_true", help="what there is")
     parser.add_argument("--record", action="store_true", help="write into benches/record, which the README is made of, not into .build")
@@ -75,17 +75,15 @@ def parsed() -> argparse.Namespace:
 
 
 def chosen(known: list[Workload], only: str) -> list[Workload]:
-    """Those named, in their own order; a name is a workload's, or what comes before a hyphen in several."""
-    names = [name for name in re.split(r"[,\s]+", only) if name]
-    for name in names:
-        if not any(meant(name, workload.name) for workload in known):
+    """Those named, in their own order. A name is a workload's, or what several begin with before a hyphen."""
+    wanted = set()
+    for name in filter(None, re.split(r"[,\s]+", only)):
+        meant = {workload.name for workload in known if workload.name == name} or {
+            workload.name for workload in known if workload.name.startswith(f"{name}-")}
+        if not meant:
             sys.exit(f"bench: no workload {name}\nhint: make bench ARGS=--list")
-    return [workload for workload in known if not names or any(meant(name, workload.name) for name in names)]
-
-
-def meant(name: str, workload: str) -> bool:
-    """Whether a name given stands for a workload."""
-    return workload == name or workload.startswith(f"{name}-")
+        wanted |= meant
+    return [workload for workload in known if not wanted or workload.name in wanted]
 
 
 def listing(known: list[Workload]) -> str:

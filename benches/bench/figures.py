@@ -93,4 +93,6 @@ def shown(name: str, value: float | None) -> str:
         return "-"
     if name.endswith(("bytes_per_second", "bytes_per_cpu_second")):
         return f"{iec(value)}/s"
+    if name.startswith("connections"):
+        return f"{value:.0f}"
     return UNITS.get(name.rsplit("_", 1)[-1], digits)(value)

@@ -2,12 +2,13 @@ import dataclasses
 import re
 
 import pytest
+from bench.__main__ import chosen
 from bench.bounds import OURS
 from bench.figures import Run
 from bench.record import BEGIN, END, Record, page, readme_part, smoke_words, terminal, with_part
 from bench.smoke import Insane, check_run
 from bench.table import Table
-from bench.workload import Outcome, turns
+from bench.workload import Outcome, Workload, turns
 
 MACHINE = {"cpu": "AMD EPYC 9B14 96-Core Processor", "cores": 2, "instructions": "sha_ni", "virtual": True, "memory_bytes": 24 << 30,
            "kernel": "6.18.44", "file_system": "ext4", "disk": "/dev/vda", "read_ahead_kib": 128}
@@ -82,6 +83,19 @@ def test_a_readme_without_a_record_says_so():
 def test_each_round_begins_with_another():
     assert list(turns(["a", "b", "c"], 2)) == [(0, "a"), (0, "b"), (0, "c"), (1, "b"), (1, "c"), (1, "a")]
     assert list(turns([], 2)) == []
+
+
+def test_a_name_means_a_workload_or_else_all_that_begin_so():
+    known = [Workload(name, name, "warm", None) for name in ("pull", "pull-40", "curve-size", "curve-files", "verify")]
+
+    def names(only):
+        return [workload.name for workload in chosen(known, only)]
+
+    assert names("pull") == ["pull"]
+    assert names("verify, curve") == ["curve-size", "curve-files", "verify"]
+    assert names("") == [workload.name for workload in known]
+    with pytest.raises(SystemExit, match="no workload pul"):
+        names("pul")
 
 
 def test_columns_end_where_their_figures_do():
