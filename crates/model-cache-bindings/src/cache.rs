@@ -59,7 +59,8 @@ impl ModelCache {
 #[pymethods]
 impl ModelCache {
     #[new]
-    #[pyo3(signature = (path=None, *, endpoint=None, token=None, offline=None, connections=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
+    #[pyo3(signature = (path=None, *, endpoint=None, token=None, offline=None, connections=None, limit_rate=None))]
     fn open(
         py: Python<'_>,
         path: Option<PathBuf>,
@@ -67,6 +68,7 @@ impl ModelCache {
         token: Option<String>,
         offline: Option<bool>,
         connections: Option<usize>,
+        limit_rate: Option<u64>,
     ) -> PyResult<Self> {
         let open = || -> Result<_, Error> {
             let store = path.map_or_else(default_store, Ok)?;
@@ -82,6 +84,9 @@ impl ModelCache {
             }
             if let Some(connections) = connections {
                 builder = builder.connections(connections);
+            }
+            if let Some(rate) = limit_rate {
+                builder = builder.limit_rate(rate);
             }
             Ok((store, builder.open()?))
         };

@@ -228,6 +228,7 @@ def test_errors_have_the_class_a_caller_would_catch(cache: ModelCache, open_cach
         (lambda: open_cache(hub, store="d", token="hf_wrong").scan_repo(REPO), AccessDenied, PermissionError),
         (lambda: open_cache(endpoint="nonsense"), InvalidInput, ValueError),
         (lambda: open_cache(connections=0), InvalidInput, ValueError),
+        (lambda: open_cache(limit_rate=0), InvalidInput, ValueError),
     ]:
         with pytest.raises(error) as raised:
             call()

@@ -56,7 +56,7 @@ def reads(cache: ModelCache) -> float:
 
 
 def keeps(store: Path) -> Removed | None:
-    with ModelCache(store, endpoint="http://127.0.0.1", token=None, offline=False, connections=4) as cache:
+    with ModelCache(store, endpoint="http://127.0.0.1", token=None, offline=False, connections=4, limit_rate=1 << 30) as cache:
         cache.import_files("me/mine", ["a", Path("b")])
         cache.export("me/mine", store / "out", force=True)
         names = [repo.repo for repo in cache.list()] + [file.path for commit in cache.files("me/mine") for file in commit.files]

@@ -47,6 +47,7 @@ Exit codes:
 
 Environment:
   MODEL_CACHE_HOME              the store, where --store is not given
+  MODEL_CACHE_LIMIT_RATE        most bytes a second of a pull, where --limit-rate is not given
   MODEL_CACHE_LOG               what to log on stderr, as warn or tabagent_model_cache=debug
   HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HTTPS_PROXY   as for the Hub's own tools
   NO_COLOR                      no colour"
@@ -120,7 +121,7 @@ pub(crate) enum Command {
 Examples:
   model-cache pull bartowski/Llama-3.2-3B-Instruct-GGUF --quant Q4_K_M
   model-cache pull org/name --file '*.json' --file model.safetensors
-  model-cache pull org/name@v1.0 --all")]
+  model-cache pull org/name@v1.0 --all --limit-rate 10M")]
     Pull {
         /// org/name or org/name@REVISION
         repo: String,
@@ -133,9 +134,12 @@ Examples:
         /// Every file of the repo
         #[arg(long)]
         all: bool,
-        /// Most connections at once, 1 to 64 [default: 8]
+        /// Connections at once, 1 to 64 [default: as many as pay, up to 16]
         #[arg(long, value_name = "N")]
         connections: Option<usize>,
+        /// Most bytes a second over all connections: 10M, 1.5GiB (of 1024), 10MB (of 1000) [default: $MODEL_CACHE_LIMIT_RATE, else no limit]
+        #[arg(long, value_name = "RATE")]
+        limit_rate: Option<String>,
     },
     /// List the repos in the store, or one repo's files
     #[command(alias = "list", after_help = "Examples:\n  model-cache ls\n  model-cache ls bartowski/Llama-3.2-3B-Instruct-GGUF")]

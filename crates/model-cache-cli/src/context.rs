@@ -9,12 +9,19 @@ use crate::{
     talk,
 };
 use std::{future::Future, path::PathBuf};
-use tabagent_model_cache::{Error, ModelCache, ModelCacheBuilder, default_store};
+use tabagent_model_cache::{Error, ModelCache, ModelCacheBuilder, default_store, parse_rate};
 use tokio::task::JoinError;
 
 pub(crate) struct Context {
     pub(crate) global: Global,
     pub(crate) interrupt: Interrupt,
+}
+
+/// How the network is used, where a command has options for it.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    pub(crate) connections: Option<usize>,
+    pub(crate) limit_rate: Option<String>,
 }
 
 impl Context {
@@ -33,13 +40,16 @@ impl Context {
 
     /// Opens the store the options name, to add to it: made where missing.
     pub(crate) async fn open(&self) -> Result<ModelCache, Failure> {
-        self.open_with(None).await
+        self.open_with(Network::default()).await
     }
 
-    pub(crate) async fn open_with(&self, connections: Option<usize>) -> Result<ModelCache, Failure> {
+    pub(crate) async fn open_with(&self, network: Network) -> Result<ModelCache, Failure> {
         let mut builder = self.builder()?;
-        if let Some(connections) = connections {
+        if let Some(connections) = network.connections {
             builder = builder.connections(connections);
+        }
+        if let Some(rate) = &network.limit_rate {
+            builder = builder.limit_rate(parse_rate("--limit-rate", rate)?);
         }
         self.blocking(move || builder.open()).await
     }

@@ -357,6 +357,8 @@ fn each_kind_of_error_has_its_exit_code_and_its_name() {
         (&["scan", "org/model@a..b"], None, 2, "usage"),
         (&["pull", REPO, "--file", "["], None, 2, "usage"),
         (&["pull", REPO, "--connections", "0"], None, 2, "usage"),
+        (&["pull", REPO, "--limit-rate", "fast"], None, 2, "usage"),
+        (&["pull", REPO, "--limit-rate", "0"], None, 2, "usage"),
         (&["scan", REPO, "--endpoint", "ftp://x"], None, 2, "usage"),
         (&["frobnicate"], None, 2, "usage"),
         (&[], None, 2, "usage"),

@@ -2,8 +2,10 @@
 
 use crate::{
     cache::{Inner, ModelCache},
+    download::Connections,
     error::{Error, Result},
     hub::{HubClient, HubConfig, Token, parse_endpoint},
+    limit::check_rate,
     store::Store,
 };
 use std::{
@@ -15,6 +17,10 @@ use storage::StorageRegistry;
 
 /// Most connections a pull may be given.
 const MOST_CONNECTIONS: usize = 64;
+/// Most connections a pull takes by itself.
+const MOST_ADAPTIVE: usize = 16;
+/// What a connection has to bring, where the rate is limited, for another one to be worth it.
+const CONNECTION_RATE: u64 = 256 << 10;
 /// What one connection takes: two buffers to gather and write, and what the HTTP client holds.
 const CONNECTION_BYTES: u64 = 2 * crate::download::BUFFER_BYTES as u64 + (1 << 20);
 /// What a pull takes beside its connections: the buffers that check and hash.
@@ -36,7 +42,8 @@ pub struct ModelCacheBuilder {
     endpoint: Option<String>,
     token: Option<Secret>,
     offline: Option<bool>,
-    connections: usize,
+    connections: Option<usize>,
+    limit_rate: Option<u64>,
     memory_budget_bytes: u64,
     read_timeout: Option<Duration>,
     side_by_side: bool,
@@ -60,7 +67,8 @@ impl ModelCacheBuilder {
             endpoint: None,
             token: None,
             offline: None,
-            connections: 8,
+            connections: None,
+            limit_rate: None,
             memory_budget_bytes: 48 << 20,
             read_timeout: None,
             side_by_side: cfg!(target_os = "linux"),
@@ -93,9 +101,18 @@ impl ModelCacheBuilder {
         self
     }
 
-    /// Most connections of one pull at once, over all its files: 1 to 64. Default: 8.
+    /// Connections of one pull at once, over all its files: 1 to 64. Default: as many as pay, 1 to 16. Such a pull begins with 4, takes
+    /// more where more bring more, as where a server limits each connection, and fewer where fewer do as well, or the server
+    /// answers that it is asked too much; small files, which wait more than they transfer, are asked for up to 32 at once.
     pub fn connections(mut self, connections: usize) -> Self {
-        self.connections = connections;
+        self.connections = Some(connections);
+        self
+    }
+
+    /// Most bytes of files a second, over all connections and pulls of this cache; at least 1024. Default: `MODEL_CACHE_LIMIT_RATE`
+    /// (as [`parse_rate`](crate::parse_rate) reads it), else no limit.
+    pub fn limit_rate(mut self, bytes_per_second: u64) -> Self {
+        self.limit_rate = Some(bytes_per_second);
         self
     }
 
@@ -133,8 +150,11 @@ impl ModelCacheBuilder {
     /// container; [`Error::StoreFormat`] for one of a newer version; [`Error::NoSpace`].
     pub fn open(self) -> Result<ModelCache> {
         let refuse = |name, value: String, reason: &str| Err(Error::InvalidOption { name, value, reason: reason.to_owned() });
-        if !(1..=MOST_CONNECTIONS).contains(&self.connections) {
-            return refuse("connections", self.connections.to_string(), "it must be 1 to 64");
+        if let Some(connections) = self.connections.filter(|number| !(1..=MOST_CONNECTIONS).contains(number)) {
+            return refuse("connections", connections.to_string(), "it must be 1 to 64");
+        }
+        if let Some(rate) = self.limit_rate {
+            check_rate("limit_rate", rate)?;
         }
         if self.memory_budget_bytes < BASE_BYTES + CONNECTION_BYTES {
             return refuse("memory_budget_bytes", self.memory_budget_bytes.to_string(), "it must be at least 10 MiB");
@@ -159,17 +179,27 @@ impl ModelCacheBuilder {
         if let Some(timeout) = self.read_timeout {
             config.read_timeout = timeout;
         }
+        config.limit_rate = self.limit_rate.or(config.limit_rate);
+        let connections = connections(self.connections, affordable, config.limit_rate);
         if !self.create && !Store::is_in(&self.store) {
             return Err(Error::NoStore { path: self.store });
         }
         let registry = self.registry.unwrap_or_else(|| Arc::new(StorageRegistry::new(&self.store)));
         let store = Store::open(&registry, &self.store)?;
-        Ok(ModelCache::from_inner(Inner {
-            store,
-            hub: HubClient::new(config),
-            connections: self.connections.min(affordable as usize).max(1),
-            side_by_side: self.side_by_side,
-        }))
+        Ok(ModelCache::from_inner(Inner { store, hub: HubClient::new(config), connections, side_by_side: self.side_by_side }))
+    }
+}
+
+/// The connections of a pull: as asked for, or as many as pay; never more than memory allows for, and by themselves no more than a
+/// limited rate can use.
+fn connections(asked: Option<usize>, affordable: u64, limit_rate: Option<u64>) -> Connections {
+    let within = |most: usize, limit: u64| most.min(usize::try_from(limit).unwrap_or(usize::MAX)).max(1);
+    match asked {
+        Some(number) => Connections::Fixed(within(number, affordable)),
+        None => {
+            let useful = limit_rate.map_or(u64::MAX, |rate| rate / CONNECTION_RATE);
+            Connections::Adaptive { most: within(MOST_ADAPTIVE, affordable.min(useful)) }
+        }
     }
 }
 
@@ -204,6 +234,17 @@ fn default_store_from(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Path
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_are_those_asked_for_or_as_many_as_pay_within_memory_and_rate() {
+        assert_eq!(connections(None, 100, None), Connections::Adaptive { most: 16 });
+        assert_eq!(connections(None, 10, None), Connections::Adaptive { most: 10 });
+        assert_eq!(connections(None, 0, None), Connections::Adaptive { most: 1 });
+        assert_eq!(connections(None, 100, Some(1 << 20)), Connections::Adaptive { most: 4 });
+        assert_eq!(connections(None, 100, Some(1 << 10)), Connections::Adaptive { most: 1 });
+        assert_eq!(connections(Some(64), 100, Some(1 << 10)), Connections::Fixed(64));
+        assert_eq!(connections(Some(64), 10, None), Connections::Fixed(10));
+    }
 
     #[test]
     fn the_store_is_where_the_first_variable_says() {

@@ -3,7 +3,7 @@
 use crate::{
     builder::ModelCacheBuilder,
     choice::Globs,
-    download::blocking,
+    download::{Connections, blocking},
     error::{Error, Result},
     file::ModelFile,
     hub::RetryNotice,
@@ -34,7 +34,7 @@ pub struct ModelCache {
 pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
     pub(crate) hub: crate::hub::HubClient,
-    pub(crate) connections: usize,
+    pub(crate) connections: Connections,
     pub(crate) side_by_side: bool,
 }
 

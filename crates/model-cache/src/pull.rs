@@ -3,7 +3,7 @@
 use crate::{
     cache::ModelCache,
     choice::Globs,
-    download::{self, Lane, blocking},
+    download::{self, Gates, Lane, blocking},
     error::{Error, Result},
     hub::{RetryNotice, TreeFile},
     key::PinnedRepo,
@@ -17,7 +17,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// A pull to be described, then [`run`](Self::run).
@@ -263,16 +262,8 @@ impl Pull {
         };
         download::check_space(&inner.store, &what, &chosen.files)?;
         self.note_failure(pinned, &chosen.quants, None).await;
-        let permits = Semaphore::new(inner.connections);
-        let lane = Lane {
-            store: &inner.store,
-            hub: &inner.hub,
-            repo: pinned,
-            commit: &commit,
-            reporter,
-            connections: inner.connections,
-            permits: &permits,
-        };
+        let gates = Gates::new(inner.connections);
+        let lane = Lane { store: &inner.store, hub: &inner.hub, repo: pinned, commit: &commit, reporter, gates: &gates };
         let fetched_bytes = download::pull_files(&lane, &chosen.files).await?;
         let (store, repo, revision) = (Arc::clone(&inner.store), pinned.clone(), revision.clone());
         let entry = Arc::clone(&chosen.entry);

@@ -60,6 +60,7 @@ class ModelCache:
         token: str | None = None,
         offline: bool | None = None,
         connections: int | None = None,
+        limit_rate: int | None = None,
     ) -> Self:
         """Opens the store in the folder ``path``, creating it where missing. Cost: a few milliseconds, whatever its size.
 
@@ -69,7 +70,9 @@ class ModelCache:
         :param token: sent to the Hub, and to no other host. Default: as the Hub's own tools find it: ``$HF_TOKEN``,
             ``$HUGGING_FACE_HUB_TOKEN``, the file ``$HF_TOKEN_PATH``, ``$HF_HOME/token``.
         :param offline: whether the network is forbidden. Default: ``$HF_HUB_OFFLINE`` or ``$TRANSFORMERS_OFFLINE``, else no.
-        :param connections: most connections of one pull at once, 1 to 64. Default: 8.
+        :param connections: connections of one pull at once, 1 to 64. Default: as many as pay, up to 16.
+        :param limit_rate: most bytes of files a second, over all connections and pulls; at least 1024. Default:
+            ``$MODEL_CACHE_LIMIT_RATE`` (``10M``, ``1.5GiB``), else no limit.
         :raises InvalidInput: an option or environment variable that can't be; nothing was touched.
         :raises StoreError: a store that can't be opened: read-only, on a network file system, open in another container.
         :raises NoSpace: the disk is full.

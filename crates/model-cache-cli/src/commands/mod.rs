@@ -11,7 +11,7 @@ mod remove;
 
 use crate::{
     args::Command,
-    context::Context,
+    context::{Context, Network},
     exit::{Code, Failure},
 };
 
@@ -19,8 +19,8 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
     match command {
         Command::Scan { repo } => offer::scan(cx, repo).await,
         Command::Show { repo } => offer::show(cx, repo).await,
-        Command::Pull { repo, quant, file, all, connections } => {
-            pull::pull(cx, pull::Wanted { repo, quants: quant, globs: file, all }, connections).await
+        Command::Pull { repo, quant, file, all, connections, limit_rate } => {
+            pull::pull(cx, pull::Wanted { repo, quants: quant, globs: file, all }, Network { connections, limit_rate }).await
         }
         Command::Ls { repo: None } => list::repos(cx).await,
         Command::Ls { repo: Some(repo) } => list::files(cx, repo).await,

@@ -2,7 +2,7 @@
 
 use super::offer;
 use crate::{
-    context::Context,
+    context::{Context, Network},
     exit::{Code, Failure},
     output,
     progress::Progress,
@@ -20,10 +20,10 @@ pub(super) struct Wanted {
     pub(super) all: bool,
 }
 
-pub(super) async fn pull(cx: &Context, wanted: Wanted, connections: Option<usize>) -> Result<Code, Failure> {
+pub(super) async fn pull(cx: &Context, wanted: Wanted, network: Network) -> Result<Code, Failure> {
     let mut progress = Progress::begin(cx.global.progress);
     let repo = wanted.repo.clone();
-    let result = run(cx, wanted, connections, &progress).await;
+    let result = run(cx, wanted, network, &progress).await;
     progress.end();
     progress.tell_end(&repo, result.as_ref().err());
     let report = match result {
@@ -51,9 +51,9 @@ pub(super) async fn pull(cx: &Context, wanted: Wanted, connections: Option<usize
     Ok(Code::Done)
 }
 
-async fn run(cx: &Context, wanted: Wanted, connections: Option<usize>, progress: &Progress) -> Result<PullReport, Failure> {
+async fn run(cx: &Context, wanted: Wanted, network: Network, progress: &Progress) -> Result<PullReport, Failure> {
     let spec: RepoSpec = wanted.repo.parse()?;
-    let cache = cx.open_with(connections).await?;
+    let cache = cx.open_with(network).await?;
     let mut pull = cache.pull(&wanted.repo).all(wanted.all);
     pull = wanted.quants.iter().fold(pull, |pull, quant| pull.quant(quant));
     pull = wanted.globs.iter().fold(pull, |pull, glob| pull.file(glob));

@@ -3,7 +3,7 @@
 use super::{
     Lane, blocking,
     plan::{Plan, blocks_per_request},
-    write::{BlockWriter, Pace},
+    write::BlockWriter,
 };
 use crate::{
     digest::Digest,
@@ -19,7 +19,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
@@ -41,7 +41,7 @@ pub(crate) async fn fetch_file(
     location: Option<Location>,
     fill: &Arc<Fill>,
 ) -> Result<(Digest, u64)> {
-    let plan = Plan::new(&fill.landed(), file.size_bytes, lane.connections);
+    let plan = Plan::new(&fill.landed(), file.size_bytes, lane.gates.connections.most());
     let workers = plan.connections();
     let (prefix, follow) = watch::channel(plan.prefix_bytes());
     let fetch = FileFetch {
@@ -78,11 +78,9 @@ pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<
         return Ok(Vec::new());
     }
     loop {
-        let permit = lane.permit().await;
-        // Tried again by the policy inside, so that its error is final.
-        let location = lane.resolve(file).await?;
+        let place = lane.gates.enter_small().await;
         let attempt = async {
-            match lane.hub.get_range(&location, 0..file.size_bytes).await? {
+            match lane.hub.get_whole(&lane.repo.repo, lane.commit, file).await? {
                 RangeOutcome::Expired(error) => Ok(Err(error)),
                 RangeOutcome::Body(mut body) => {
                     let mut bytes = Vec::with_capacity(file.size_bytes as usize);
@@ -112,7 +110,7 @@ pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<
                 }
             }
             Err(error) => {
-                drop(permit);
+                drop(place);
                 failed += 1;
                 lane.wait_after(failed, path, error).await?;
             }
@@ -138,7 +136,8 @@ struct FileFetch<'a> {
 
 /// How one request ended, if not with an error that is final.
 enum Fetched {
-    Pace(Pace),
+    /// It brought what it was asked for, each block in this time.
+    Whole { per_block: Duration },
     /// Another connection streams the whole file.
     Superseded,
     /// Whether it is tried again is the policy's to say.
@@ -150,30 +149,36 @@ impl FileFetch<'_> {
     /// while others go on leaves the rest to them.
     async fn worker(&self) -> Result<()> {
         let mut failed = 0;
-        let mut pace = Pace::default();
+        let mut pace = Duration::ZERO;
         loop {
-            let permit = self.lane.permit().await;
+            let gate = &self.lane.gates.blocks;
+            let place = gate.enter().await;
             if self.sequential.load(Ordering::Acquire) {
                 self.plan().leave();
                 return Ok(());
             }
-            let taken = self.plan().take_or_leave(blocks_per_request(pace.first_byte, pace.per_block));
+            // The shortest of all waits is the way to the server; this connection's may be this machine's being busy.
+            let most = blocks_per_request(gate.first_byte(), pace);
+            let taken = self.plan().take_or_leave(most, gate.allowed());
             let Some(range) = taken else { return Ok(()) };
             let mut taken = Taken { fetch: self, range: range.clone() };
             let missing_before = self.plan().missing_blocks();
             let result = self.fetch(&mut taken).await;
             drop(taken);
             match result? {
-                Fetched::Pace(now) => {
+                Fetched::Whole { per_block } => {
                     failed = 0;
-                    pace = now;
+                    pace = per_block;
                 }
                 Fetched::Superseded => {
                     self.plan().leave();
                     return Ok(());
                 }
                 Fetched::Broken(error) => {
-                    drop(permit);
+                    drop(place);
+                    if is_asked_too_much(&error) {
+                        gate.refused();
+                    }
                     // Progress, by whichever connection, shows that the server is there.
                     failed = if self.plan().missing_blocks() < missing_before { 1 } else { failed + 1 };
                     match self.lane.wait_after(failed, self.file.path.as_str(), error).await {
@@ -200,7 +205,7 @@ impl FileFetch<'_> {
             let stored = match outcome {
                 RangeOutcome::Expired(error) => {
                     self.forget_location(&location).await;
-                    if self.expired.fetch_add(1, Ordering::Relaxed) >= MOST_EXPIRED * self.lane.connections as u32 {
+                    if self.expired.fetch_add(1, Ordering::Relaxed) >= MOST_EXPIRED * self.lane.gates.connections.most() as u32 {
                         return Err(error);
                     }
                     continue;
@@ -220,12 +225,13 @@ impl FileFetch<'_> {
                     stored
                 }
             };
-            return Ok(stored.map_or_else(Fetched::Broken, Fetched::Pace));
+            return Ok(stored.map_or_else(Fetched::Broken, |per_block| Fetched::Whole { per_block }));
         }
     }
 
-    /// Writes a body's bytes where they belong, but for blocks that arrive at another connection or have landed.
-    async fn store(&self, mut body: RangeBody, asked: Instant, blocks: u64) -> Result<Pace> {
+    /// Writes a body's bytes where they belong, but for blocks that arrive at another connection or have landed. Gives the time each
+    /// block took, the wait for the first byte aside.
+    async fn store(&self, mut body: RangeBody, asked: Instant, blocks: u64) -> Result<Duration> {
         let size_bytes = self.file.size_bytes;
         let start = body.range().start;
         let mut at = start;
@@ -237,6 +243,7 @@ impl FileFetch<'_> {
             while let Some(chunk) = body.chunk().await? {
                 first_byte.get_or_insert_with(|| asked.elapsed());
                 self.fetched_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                self.lane.gates.blocks.arrived(chunk.len() as u64);
                 let mut chunk = &chunk[..];
                 while !chunk.is_empty() {
                     let block = at / BLOCK_BYTES;
@@ -271,8 +278,8 @@ impl FileFetch<'_> {
             });
         }
         let first_byte = first_byte.unwrap_or_default();
-        let per_block = asked.elapsed().saturating_sub(first_byte) / blocks as u32;
-        Ok(Pace { first_byte, per_block })
+        self.lane.gates.blocks.answered_after(first_byte);
+        Ok(asked.elapsed().saturating_sub(first_byte) / blocks as u32)
     }
 
     fn land(&self, block: u64) {
@@ -350,11 +357,6 @@ async fn hash_front(fill: &Arc<Fill>, promised: Digest, mut landed: watch::Recei
 }
 
 impl Lane<'_> {
-    /// A place among the connections of this pull.
-    async fn permit(&self) -> tokio::sync::SemaphorePermit<'_> {
-        self.permits.acquire().await.expect("the semaphore is never closed")
-    }
-
     pub(super) async fn resolve(&self, file: &TreeFile) -> Result<Location> {
         let path = file.path.as_str();
         let observer = |notice: crate::hub::RetryNotice<'_>| {
@@ -372,6 +374,11 @@ impl Lane<'_> {
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+/// Whether a server says with this that fewer connections would be welcome.
+fn is_asked_too_much(error: &Error) -> bool {
+    matches!(error, Error::RateLimited { .. } | Error::HubStatus { status: 503, .. })
 }
 
 /// Runs the tasks at most `at_once` at a time; the first error drops the rest.

@@ -3,11 +3,14 @@
 //! Everything runs in the one future of the pull, so that dropping it stops it; only disk work goes to blocking threads, which
 //! own what they need. No transaction lives across an `.await`.
 
+mod adapt;
 pub(crate) mod blocking;
 mod fetch;
+mod gate;
 mod plan;
 mod write;
 
+pub(crate) use gate::Connections;
 pub(crate) use write::BUFFER_BYTES;
 
 use crate::{
@@ -16,14 +19,24 @@ use crate::{
     key::PinnedRepo,
     name::CommitId,
     progress::Reporter,
-    record::INLINE_BYTES,
+    record::{BLOCK_BYTES, INLINE_BYTES},
     store::{Acquired, Fill, Store, Wanted},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use futures::future;
+use gate::{Gate, Place};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::oneshot;
 
 /// Files begun at once. Their connections come from one pool, so more would only spread them thinner.
 const FILES_AT_ONCE: usize = 4;
+/// Files of at most a block begun at once: each takes one connection, and waits for answers and the disk more than it transfers.
+const MIDDLING_AT_ONCE: usize = 8;
+/// Small files asked for at once, for each connection a large one may have: one at the Hub while another is at its CDN.
+const SMALL_PER_CONNECTION: usize = 2;
 /// How often a file that another process fetches is looked at.
 const WAIT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -34,9 +47,32 @@ pub(crate) struct Lane<'a> {
     pub(crate) repo: &'a PinnedRepo,
     pub(crate) commit: &'a CommitId,
     pub(crate) reporter: &'a Reporter,
-    /// Most connections of this pull at once, over all its files.
-    pub(crate) connections: usize,
-    pub(crate) permits: &'a Semaphore,
+    pub(crate) gates: &'a Gates,
+}
+
+/// The places of a pull's connections, over all its files.
+pub(crate) struct Gates {
+    connections: Connections,
+    /// For requests for blocks, and where the number of connections is fixed for all.
+    blocks: Gate,
+    /// For small files. They are no bandwidth to speak of, so they are not adapted, and are not what `blocks` is adapted by.
+    small: Option<Gate>,
+    sealing: SealQueue,
+}
+
+impl Gates {
+    pub(crate) fn new(connections: Connections) -> Self {
+        let small = match connections {
+            Connections::Fixed(_) => None,
+            Connections::Adaptive { most } => Some(Gate::new(Connections::Fixed(SMALL_PER_CONNECTION * most))),
+        };
+        Self { connections, blocks: Gate::new(connections), small, sealing: SealQueue::default() }
+    }
+
+    /// A place to fetch a small file.
+    async fn enter_small(&self) -> Place<'_> {
+        self.small.as_ref().unwrap_or(&self.blocks).enter().await
+    }
 }
 
 /// Brings `files` into the store, each sealed as it is complete. Gives the bytes that came over the network.
@@ -51,8 +87,24 @@ pub(crate) async fn pull_files(lane: &Lane<'_>, files: &[TreeFile]) -> Result<u6
         contents.entry(file.digest).or_default().push(file.clone());
     }
     let mut contents: Vec<_> = contents.into_values().collect();
-    // The largest first: it takes longest, and the small ones fill the gaps beside it.
+    // The largest first: it takes longest.
     contents.sort_by_key(|names| (std::cmp::Reverse(names[0].size_bytes), names[0].path.clone()));
+    let (large, rest): (Vec<_>, Vec<_>) = contents.into_iter().partition(|names| names[0].size_bytes > BLOCK_BYTES);
+    let (middling, small): (Vec<_>, Vec<_>) = rest.into_iter().partition(|names| names[0].size_bytes > INLINE_BYTES);
+    let small_at_once = SMALL_PER_CONNECTION * lane.gates.connections.most();
+    let pulling = future::try_join3(
+        pull_contents(lane, large, FILES_AT_ONCE),
+        pull_contents(lane, middling, MIDDLING_AT_ONCE),
+        pull_contents(lane, small, small_at_once),
+    );
+    tokio::select! {
+        pulled = pulling => pulled.map(|(large, middling, small)| large + middling + small),
+        never = lane.gates.blocks.adapt() => match never {},
+    }
+}
+
+/// Brings files into the store, those of one content together and so many contents at once.
+async fn pull_contents(lane: &Lane<'_>, contents: Vec<Vec<TreeFile>>, at_once: usize) -> Result<u64> {
     let tasks = contents.into_iter().map(|names| async move {
         let mut fetched_bytes = 0;
         for file in names {
@@ -60,7 +112,7 @@ pub(crate) async fn pull_files(lane: &Lane<'_>, files: &[TreeFile]) -> Result<u6
         }
         Ok(fetched_bytes)
     });
-    Ok(fetch::run_all(tasks, FILES_AT_ONCE).await?.into_iter().sum())
+    Ok(fetch::run_all(tasks, at_once).await?.into_iter().sum())
 }
 
 async fn pull_file(lane: &Lane<'_>, file: &TreeFile) -> Result<u64> {
@@ -74,8 +126,7 @@ async fn pull_file(lane: &Lane<'_>, file: &TreeFile) -> Result<u64> {
         0
     } else if file.size_bytes <= INLINE_BYTES {
         let bytes = fetch::fetch_small(lane, file).await?;
-        let store = Arc::clone(lane.store);
-        blocking::run(move || store.seal_inline(&wanted, &bytes)).await?;
+        lane.gates.sealing.seal(lane.store, wanted, bytes).await?;
         file.size_bytes
     } else {
         // A file nobody began is asked for before its space is taken: it may be gated, or gone.
@@ -133,6 +184,57 @@ async fn fill_and_seal(
     })
     .await?;
     Ok(fetched_bytes)
+}
+
+/// Small files whose bytes are here and that wait to be sealed: each transaction takes all that came while the last one waited for
+/// the disk.
+#[derive(Default)]
+struct SealQueue {
+    waiting: Mutex<Vec<Unsealed>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+struct Unsealed {
+    wanted: Wanted,
+    bytes: Vec<u8>,
+    sealed: oneshot::Sender<Result<()>>,
+}
+
+impl SealQueue {
+    /// Seals a small file; done when it is durable and visible.
+    async fn seal(&self, store: &Arc<Store>, wanted: Wanted, bytes: Vec<u8>) -> Result<()> {
+        let (sealed, done) = oneshot::channel();
+        self.waiting().push(Unsealed { wanted, bytes, sealed });
+        {
+            let _turn = self.turn.lock().await;
+            // Empty where whoever had the turn before took this file along, and has sealed it by now.
+            let batch = std::mem::take(&mut *self.waiting());
+            if !batch.is_empty() {
+                let store = Arc::clone(store);
+                blocking::run(move || {
+                    seal_batch(&store, batch);
+                    Ok(())
+                })
+                .await?;
+            }
+        }
+        done.await.unwrap_or(Err(Error::Cancelled))
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Unsealed>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn seal_batch(store: &Store, batch: Vec<Unsealed>) {
+    let together: Vec<_> = batch.iter().map(|file| (&file.wanted, &file.bytes[..])).collect();
+    let all = store.seal_inline_together(&together);
+    for Unsealed { wanted, bytes, sealed } in batch {
+        // One that can't be sealed keeps the others from nothing.
+        let result = if all.is_ok() { Ok(()) } else { store.seal_inline(&wanted, &bytes) };
+        // Nobody waits where the pull was dropped.
+        let _ = sealed.send(result);
+    }
 }
 
 /// A fill whose long reads end early once this is dropped.

@@ -45,9 +45,11 @@ impl Plan {
         Some(start as u64..(start + run) as u64)
     }
 
-    /// As [`take`](Self::take); a connection that gets none has left.
-    pub(crate) fn take_or_leave(&mut self, most: usize) -> Option<Range<u64>> {
-        let taken = self.take(most);
+    /// As [`take`](Self::take), but no more than an equal share of what is left among so many, so that all end together; a connection
+    /// that gets none has left.
+    pub(crate) fn take_or_leave(&mut self, most: usize, among: usize) -> Option<Range<u64>> {
+        let unasked = self.blocks[self.first_missing..].iter().filter(|block| **block == Block::Missing).count();
+        let taken = self.take(most.min(unasked.div_ceil(among.max(1))).max(1));
         if taken.is_none() {
             self.leave();
         }
@@ -165,11 +167,18 @@ mod tests {
     fn the_last_connection_may_not_retire_and_one_that_found_nothing_has_left() {
         let mut plan = Plan::new(&[false, false], 2 * BLOCK_BYTES, 8);
         assert_eq!(plan.connections(), 2);
-        let all = plan.take_or_leave(2).unwrap();
-        assert_eq!(plan.take_or_leave(2), None);
+        let all = plan.take_or_leave(2, 1).unwrap();
+        assert_eq!(plan.take_or_leave(2, 1), None);
         plan.give_back(all);
         assert!(!plan.retire());
         assert_eq!(plan.connections(), 1);
+    }
+
+    #[test]
+    fn towards_the_end_each_connection_takes_its_share() {
+        let mut plan = Plan::new(&[false; 20], 20 * BLOCK_BYTES, 4);
+        let taken: Vec<u64> = std::iter::from_fn(|| plan.take_or_leave(8, 4)).map(|range| range.end - range.start).collect();
+        assert_eq!(taken, [5, 4, 3, 2, 2, 1, 1, 1, 1]);
     }
 
     #[derive(Clone, Debug)]

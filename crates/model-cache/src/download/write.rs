@@ -2,7 +2,7 @@
 
 use super::blocking;
 use crate::{error::Result, progress::Reporter, record::*, store::Fill};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 /// Bytes gathered before they are written; two of these a connection are all the memory a download takes.
@@ -119,11 +119,4 @@ impl Drop for BlockWriter<'_> {
             self.reporter.lost(self.path, self.unlanded_bytes);
         }
     }
-}
-
-/// How a request went, for deciding how much the next one asks for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Pace {
-    pub(crate) first_byte: Duration,
-    pub(crate) per_block: Duration,
 }

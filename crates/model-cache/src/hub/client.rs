@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    limit::RateLimit,
     name::printable,
 };
 use reqwest::{
@@ -28,6 +29,8 @@ use url::Url;
 pub(super) const MAX_REDIRECTS: usize = 20;
 /// As much of an error's body as is read.
 const MAX_ERROR_BYTES: u64 = 16 << 10;
+/// The longest wait for the body of a redirect.
+const MAX_DRAIN_TIME: Duration = Duration::from_millis(50);
 /// The longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest an answer that describes files may take in all, so that no server can drip one byte before each timeout.
@@ -48,6 +51,7 @@ struct Shared {
     config: HubConfig,
     http: OnceLock<reqwest::Client>,
     warned: Mutex<HashSet<String>>,
+    limit: Option<Arc<RateLimit>>,
 }
 
 /// The end of a chain of redirects.
@@ -68,7 +72,13 @@ impl Answer {
 impl HubClient {
     /// A client with these settings.
     pub(crate) fn new(config: HubConfig) -> Self {
-        Self { shared: Arc::new(Shared { config, http: OnceLock::new(), warned: Mutex::default() }) }
+        let limit = config.limit_rate.map(|rate| Arc::new(RateLimit::new(rate)));
+        Self { shared: Arc::new(Shared { config, http: OnceLock::new(), warned: Mutex::default(), limit }) }
+    }
+
+    /// What bytes of files pay to, if their rate is limited.
+    pub(super) fn limit(&self) -> Option<Arc<RateLimit>> {
+        self.shared.limit.clone()
     }
 
     /// The settings.
@@ -97,6 +107,7 @@ impl HubClient {
             match redirect_target(&hop, &response)? {
                 None => return Ok(Answer { response, url: hop, with_token }),
                 Some(target) => {
+                    drain(response).await;
                     with_token &= may_see_token(&self.config().endpoint, &target);
                     hop = target;
                 }
@@ -221,6 +232,21 @@ impl HubClient {
             }
         }
     }
+}
+
+/// Reads the few words a redirect comes with, so that its connection can be used again; gives it up where there are more, or they
+/// do not come with the head.
+pub(super) async fn drain(mut response: Response) {
+    let mut left = MAX_ERROR_BYTES;
+    let reading = async {
+        while let Ok(Some(chunk)) = response.chunk().await {
+            left = left.saturating_sub(chunk.len() as u64);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(MAX_DRAIN_TIME, reading).await;
 }
 
 /// Waits for `answer`, at most for `timeout`.

@@ -1,8 +1,11 @@
-//! A file's bytes: where they are ([`HubClient::resolve`]) and a range of them ([`HubClient::get_range`]).
+//! A file's bytes: where they are ([`HubClient::resolve`]), a range of them ([`HubClient::get_range`]), and both in one go
+//! ([`HubClient::get_whole`]).
 
 use super::{
     auth::may_see_token,
-    client::{Answer, HubClient, MAX_REDIRECTS, bad_answer, in_time, redirect_target, refuse_compressed, too_many_redirects},
+    client::{
+        Answer, HubClient, MAX_REDIRECTS, bad_answer, drain, in_time, redirect_target, refuse_compressed, too_many_redirects,
+    },
     retry::{Observer, retry},
     status::{Subject, header},
     tree::TreeFile,
@@ -11,6 +14,7 @@ use super::{
 use crate::{
     digest::Digest,
     error::{Error, Result},
+    limit::RateLimit,
     name::{CommitId, FilePath, RepoId},
 };
 use bytes::Bytes;
@@ -18,7 +22,7 @@ use reqwest::{
     Method, Response,
     header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap},
 };
-use std::{fmt, io, ops::Range, time::Duration};
+use std::{fmt, io, ops::Range, sync::Arc, time::Duration};
 use url::Url;
 
 /// Where a file's bytes are, for a while: the address may be signed and expire.
@@ -59,6 +63,7 @@ pub(crate) struct RangeBody {
     range: Range<u64>,
     /// Where in the file the next chunk begins.
     at: u64,
+    limit: Option<Arc<RateLimit>>,
 }
 
 impl HubClient {
@@ -142,6 +147,64 @@ impl HubClient {
         }
         let timeout = self.config().read_timeout;
         let answer = self.get(location.url.clone(), location.with_token, Some(&range), timeout).await?;
+        self.body_of(answer, location, range).await
+    }
+
+    /// Asks for all bytes of `file`, which is not empty, and follows redirects straight to them: what [`resolve`](Self::resolve) and
+    /// [`get_range`](Self::get_range) do with one answer fewer to wait for. What the Hub says on the way is checked as there. Asks
+    /// once; [`RangeOutcome::Expired`] means that the same call may find a fresh address.
+    ///
+    /// # Errors
+    /// As for these two.
+    pub(crate) async fn get_whole(&self, repo: &RepoId, commit: &CommitId, file: &TreeFile) -> Result<RangeOutcome> {
+        self.need_network(|| format!("fetch {} of {repo}", file.path))?;
+        let endpoint = &self.config().endpoint;
+        let first = resolve_url(endpoint, repo, commit, &file.path);
+        let range = 0..file.size_bytes;
+        let mut promise = Promise { repo, commit, file, commit_seen: false };
+        let mut url = first.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(Method::GET, &url, true, Some(&range), self.config().metadata_timeout).await?;
+            let status = response.status().as_u16();
+            let target = redirect_target(&url, &response)?;
+            if target.is_none() && !matches!(status, 200 | 206) {
+                let subject = Subject { repo: repo.clone(), revision: commit.as_str().parse()?, path: Some(file.path.clone()) };
+                return Err(self.refused(Answer { response, url, with_token: true }, &subject).await);
+            }
+            promise.check(&url, response.headers(), target.is_some())?;
+            let at = target.as_ref().unwrap_or(&url);
+            let abroad = !may_see_token(endpoint, at);
+            if target.is_none() || abroad {
+                if !promise.commit_seen {
+                    return Err(bad_answer(&first, "it has no X-Repo-Commit header, so this is not a Hub"));
+                }
+                let location = Location {
+                    url: at.clone(),
+                    with_token: !abroad,
+                    // The Hub was asked just now: another answer is not to be had from it.
+                    redirected: false,
+                    size_bytes: file.size_bytes,
+                    repo: repo.clone(),
+                    commit: commit.clone(),
+                    path: file.path.clone(),
+                };
+                if target.is_none() {
+                    return self.body_of(Answer { response, url, with_token: true }, &location, range).await;
+                }
+                drain(response).await;
+                return self.get_range(&location, range).await;
+            }
+            drain(response).await;
+            if let Some(target) = target {
+                url = target;
+            }
+        }
+        Err(too_many_redirects(&url))
+    }
+
+    /// What an answer to a request for `range` brings.
+    async fn body_of(&self, answer: Answer, location: &Location, range: Range<u64>) -> Result<RangeOutcome> {
+        let Location { repo, path, size_bytes, .. } = location;
         let abroad = !may_see_token(&self.config().endpoint, &answer.url);
         let headers = answer.response.headers();
         let covered = match answer.status() {
@@ -174,9 +237,10 @@ impl HubClient {
         Ok(RangeOutcome::Body(RangeBody {
             response: answer.response,
             url: answer.url,
-            timeout,
+            timeout: self.config().read_timeout,
             at: covered.start,
             range: covered,
+            limit: self.limit(),
         }))
     }
 }
@@ -214,7 +278,8 @@ impl RangeBody {
         self.range.clone()
     }
 
-    /// The next bytes; none once every byte of [`Self::range`] has come. Never gives more.
+    /// The next bytes; none once every byte of [`Self::range`] has come. Never gives more. Waits until the limit of the rate allows
+    /// for them, which no timeout counts.
     ///
     /// # Errors
     /// [`Error::Stalled`] after the read timeout; [`Error::Network`] if the body breaks off or ends too soon;
@@ -226,6 +291,9 @@ impl RangeBody {
             }
             Some(chunk) => {
                 self.at += chunk.len() as u64;
+                if let Some(limit) = &self.limit {
+                    limit.pay(chunk.len() as u64).await;
+                }
                 Ok(Some(chunk))
             }
             None if self.at < self.range.end => {

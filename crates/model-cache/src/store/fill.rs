@@ -170,18 +170,37 @@ impl Store {
     /// # Errors
     /// [`Error::DigestMismatch`], with nothing written.
     pub(crate) fn seal_inline(&self, wanted: &Wanted, bytes: &[u8]) -> Result<()> {
-        check_digest(wanted, bytes)?;
-        let blob_key = key::blob(&wanted.digest);
-        // Begun for a listing that gave the same digest with a larger size; these bytes prove it wrong.
-        self.free_unfinished(&blob_key)?;
+        self.seal_inline_together(&[(wanted, bytes)])
+    }
+
+    /// Seals small files in one transaction, so that they wait for the disk once: all of them, or on an error none.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`], with nothing written.
+    pub(crate) fn seal_inline_together(&self, files: &[(&Wanted, &[u8])]) -> Result<()> {
+        for (wanted, bytes) in files {
+            check_digest(wanted, bytes)?;
+            // Begun for a listing that gave the same digest with a larger size; these bytes prove it wrong.
+            self.free_unfinished(&key::blob(&wanted.digest))?;
+        }
         let txn = self.begin_write()?;
+        for (wanted, bytes) in files {
+            self.put_inline(&txn, wanted, bytes)?;
+        }
+        self.commit(txn)?;
+        self.free_replaced();
+        Ok(())
+    }
+
+    fn put_inline(&self, txn: &storage::WriteTxn<'_>, wanted: &Wanted, bytes: &[u8]) -> Result<()> {
+        let blob_key = key::blob(&wanted.digest);
         let meta_key = key::meta(&wanted.repo, &wanted.path);
         let mut blob = match txn.get(&BLOBS, &blob_key).attempted(writing)? {
             Some(blob) if blob.is_inline() && is_content_of(&blob, wanted) => blob,
             // A name leads to sealed content or to none.
             Some(_) => return Err(Error::Busy { what: wanted.name(), reason: "the same content is being fetched or freed" }),
             None => {
-                let id = self.next_blob_id(&txn)?;
+                let id = self.next_blob_id(txn)?;
                 let mut blob = new_blob(id, key::home(&wanted.repo, &wanted.path), wanted.size_bytes);
                 if !txn.insert_bytes(&INLINE, &key::chunk(&blob.home, 0), bytes).attempted(writing)? {
                     // The name's former content is still used by another name.
@@ -195,12 +214,9 @@ impl Store {
                 blob
             }
         };
-        self.replace_name(&txn, &meta_key, &blob_key)?;
+        self.replace_name(txn, &meta_key, &blob_key)?;
         let id = blob.id;
-        link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))?;
-        self.commit(txn)?;
-        self.free_replaced();
-        Ok(())
+        link(txn, &mut blob, &blob_key, meta_key, &wanted.metadata(id))
     }
 
     /// Links `wanted` to content that is here, if it is; false if not. Cost where it is linked already, or not here: one read.

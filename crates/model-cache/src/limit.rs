@@ -1,0 +1,236 @@
+//! The bandwidth cap of a cache: [`RateLimit`], which every file's bytes pay to, and how a rate is written.
+
+use crate::{
+    error::{Error, Result},
+    name::printable,
+};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// The slowest limit accepted.
+const SLOWEST: u64 = 1 << 10;
+/// Time not used that may be made up for: more than timers oversleep, less than anybody notices.
+const MADE_UP: Duration = Duration::from_millis(20);
+/// Waits shorter than this are left owing: timers count in milliseconds.
+const NOT_WORTH_WAITING: Duration = Duration::from_millis(5);
+
+/// A rate as people write it: bytes a second, or with `K`, `M`, `G`, `T` (of 1024, as `KiB`, `MiB`..) or `KB`, `MB`.. (of 1000).
+/// Fractions and a final `/s` are allowed, letter case does not matter.
+///
+/// # Errors
+/// [`Error::InvalidOption`] named `name` for anything else, and for less than 1 KiB a second.
+///
+/// ```
+/// assert_eq!(tabagent_model_cache::parse_rate("limit_rate", "1.5 MiB/s").unwrap(), 3 << 19);
+/// assert!(tabagent_model_cache::parse_rate("limit_rate", "fast").is_err());
+/// ```
+pub fn parse_rate(name: &'static str, text: &str) -> Result<u64> {
+    let refuse = |reason: &str| Error::InvalidOption { name, value: printable(text), reason: reason.to_owned() };
+    let lower = text.trim().to_ascii_lowercase();
+    let rate = lower.strip_suffix("/s").unwrap_or(&lower).trim_end();
+    let digits = rate.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rate.len());
+    let (number, unit) = (&rate[..digits], rate[digits..].trim_start());
+    let factor: u64 = match unit {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(refuse("it must be a number of bytes a second, with K, M, G or MiB, MB and so on: 10M, 1.5G")),
+    };
+    let bytes = match number.parse::<f64>() {
+        Ok(number) if number.is_finite() => number * factor as f64,
+        _ => return Err(refuse("it must be a number of bytes a second, with K, M, G or MiB, MB and so on: 10M, 1.5G")),
+    };
+    if bytes >= u64::MAX as f64 {
+        return Err(refuse("no network is as fast; leave it out to have no limit"));
+    }
+    check_rate(name, bytes as u64)
+}
+
+/// # Errors
+/// [`Error::InvalidOption`] for less than 1 KiB a second.
+pub(crate) fn check_rate(name: &'static str, bytes_per_second: u64) -> Result<u64> {
+    if bytes_per_second < SLOWEST {
+        let reason = "it must be at least 1 KiB a second; leave it out to have no limit".to_owned();
+        return Err(Error::InvalidOption { name, value: bytes_per_second.to_string(), reason });
+    }
+    Ok(bytes_per_second)
+}
+
+/// Lets bytes through at a rate, whoever brings them.
+///
+/// Bytes are paid for after they arrived, since nobody knows before how many will: the reader waits, its socket's buffers fill,
+/// and TCP slows the server down. So no more than one read of each connection is ahead of the rate, and over any time the bytes
+/// are at most the rate's and these.
+pub(crate) struct RateLimit {
+    bytes_per_second: u64,
+    begun: Instant,
+    bucket: Mutex<Bucket>,
+}
+
+impl RateLimit {
+    /// Needs a Tokio runtime only once waited for.
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second, begun: Instant::now(), bucket: Mutex::default() }
+    }
+
+    /// Waits until bytes that have just arrived are paid for.
+    pub(crate) async fn pay(&self, bytes: u64) {
+        let now = self.begun.elapsed();
+        let wait = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(now, bytes, self.bytes_per_second);
+        if wait >= NOT_WORTH_WAITING {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// The time up to which the bytes so far are paid, since the beginning.
+#[derive(Debug, Default)]
+struct Bucket {
+    paid_until: Duration,
+}
+
+impl Bucket {
+    /// Takes so many bytes, and says how long to wait until they are paid.
+    fn take(&mut self, now: Duration, bytes: u64, bytes_per_second: u64) -> Duration {
+        let from = self.paid_until.max(now.saturating_sub(MADE_UP));
+        // In nanoseconds: a rate of many GiB a second and a piece of a few bytes must not come to nothing.
+        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_second);
+        self.paid_until = from + Duration::from_nanos(cost.min(u128::from(u64::MAX)) as u64);
+        self.paid_until.saturating_sub(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_rate_is_read_as_people_write_it() {
+        for (text, bytes) in [
+            ("1024", 1024),
+            ("10K", 10 << 10),
+            ("10k", 10 << 10),
+            ("10M", 10 << 20),
+            ("10MiB", 10 << 20),
+            (" 10 MiB/s ", 10 << 20),
+            ("1.5G", 3 << 29),
+            ("10MB", 10_000_000),
+            ("2t", 2 << 40),
+            ("0.5m", 1 << 19),
+        ] {
+            assert_eq!(parse_rate("limit_rate", text).unwrap(), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_rate_is_refused_with_its_name() {
+        for bad in [
+            "",
+            "0",
+            "1023",
+            "0.5K",
+            "M",
+            "-1M",
+            "+1M",
+            "1e6",
+            "10 M B",
+            "10Mbit",
+            "inf",
+            "NaN",
+            "1..5M",
+            "99999999999999T",
+            "10M/h",
+        ] {
+            let error = parse_rate("MODEL_CACHE_LIMIT_RATE", bad).unwrap_err();
+            assert!(matches!(error, Error::InvalidOption { name: "MODEL_CACHE_LIMIT_RATE", .. }), "{bad:?}: {error}");
+        }
+    }
+
+    /// Connections that each read pieces as fast as they are let, on virtual time; gives the bytes and the time they took.
+    async fn pull(rate: u64, connections: usize, piece: u64, total: u64) -> (u64, Duration) {
+        let limit = RateLimit::new(rate);
+        let begun = Instant::now();
+        let left = Mutex::new(total);
+        futures::future::join_all((0..connections).map(|_| async {
+            loop {
+                let piece = {
+                    let mut left = left.lock().unwrap();
+                    let piece = piece.min(*left);
+                    *left -= piece;
+                    piece
+                };
+                if piece == 0 {
+                    return;
+                }
+                limit.pay(piece).await;
+            }
+        }))
+        .await;
+        (total, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_holds_from_a_kibibyte_to_gibibytes_a_second_over_any_number_of_connections() {
+        for rate in [1 << 10, 100 << 10, 10 << 20, 1 << 30] {
+            for connections in [1, 4, 16] {
+                for piece in [1000, 16 << 10, 400 << 10] {
+                    // Ten seconds of it, and more than a piece for each.
+                    let total = (10 * rate).max(4 * piece * connections as u64);
+                    // So many steps of virtual time are enough to know.
+                    if total / piece > 2_000_000 {
+                        continue;
+                    }
+                    let (bytes, took) = pull(rate, connections, piece, total).await;
+                    let found = bytes as f64 / took.as_secs_f64() / rate as f64;
+                    assert!((0.95..1.05).contains(&found), "{rate} {connections} {piece}: {found}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn over_any_time_no_more_is_paid_for_than_the_rate_allows(
+            rate in 1u64 << 10..1 << 34,
+            steps in prop::collection::vec((0u64..200_000_000, 1u64..1 << 20), 1..200),
+        ) {
+            let mut bucket = Bucket::default();
+            let mut now = Duration::ZERO;
+            let mut paid: Vec<(Duration, u64)> = Vec::new();
+            for (pause, bytes) in steps {
+                now += Duration::from_nanos(pause);
+                let wait = bucket.take(now, bytes, rate);
+                paid.push((now + wait, bytes));
+            }
+            // Between any two moments: the rate's bytes, what may be made up for, and the first piece.
+            for first in 0..paid.len() {
+                let mut sum = 0u128;
+                for (at, bytes) in &paid[first + 1..] {
+                    sum += u128::from(*bytes);
+                    let allowed = (*at - paid[first].0 + MADE_UP).as_nanos() * u128::from(rate) / 1_000_000_000;
+                    prop_assert!(sum <= allowed + paid.len() as u128 * u128::from(rate / 1_000_000_000 + 1), "{sum} > {allowed}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_written_rate_reads_back(rate in SLOWEST..1 << 50) {
+            prop_assert_eq!(parse_rate("limit_rate", &rate.to_string()).unwrap(), rate);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,20}") {
+            let _ = parse_rate("limit_rate", &text);
+        }
+    }
+}
