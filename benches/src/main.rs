@@ -56,8 +56,8 @@ struct Options {
     /// Threads of who reads in parallel.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
-    /// Bytes each thread asks for at once.
-    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(4096..=1 << 30))]
+    /// Bytes each thread asks for at once; what stays in a processor's cache is fastest.
+    #[arg(long, default_value_t = 256 << 10, value_parser = clap::value_parser!(u32).range(4096..=1 << 30))]
     io_bytes: u32,
     /// Seed of all that is random.
     #[arg(long, default_value_t = 1)]

@@ -2,12 +2,14 @@
 
 use crate::report::Result;
 use memmap2::{Advice, MmapMut};
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::{
+    fcntl::{PosixFadviseAdvice, posix_fadvise},
+    sys::stat::{major, minor},
+};
 use std::{
     fs::{self, File},
-    io,
     ops::Range,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
 };
 use tabagent_model_cache::{CHUNK_BYTES, ModelFile};
@@ -20,14 +22,35 @@ pub(crate) fn drop_all() -> Result<()> {
         .map_err(|error| format!("a cold round drops the page cache, which takes root: /proc/sys/vm/drop_caches: {error}").into())
 }
 
-/// Reads `ranges` of `path` once, by `pread`: they are in the page cache afterwards, and mapped by nobody for that.
-pub(crate) fn warm(path: &Path, ranges: &[Range<u64>]) -> io::Result<()> {
+/// Reads a plain file anew from the disk: see [`reread`].
+pub(crate) fn reread_file(path: &Path) -> Result<()> {
+    let all = 0..fs::metadata(path)?.len();
+    reread(path, std::slice::from_ref(&all))
+}
+
+/// Reads a file of a store anew, in the store's data file: see [`reread`].
+pub(crate) fn reread_stored(file: &ModelFile) -> Result<()> {
+    let Some(placement) = file.placement() else { return Ok(()) };
+    let chunks = (0..file.size_bytes()).step_by(CHUNK_BYTES as usize).filter_map(|start| {
+        let end = file.size_bytes().min(start + CHUNK_BYTES);
+        let at = placement.offset_of(start..end)?;
+        Some(at..at + (end - start))
+    });
+    reread(placement.data_file(), &chunks.collect::<Vec<_>>())
+}
+
+/// Drops `ranges` of `path`, which are on the disk, from the page cache, and reads them front to back by `pread`.
+///
+/// They are in the page cache afterwards, in the pieces read-ahead brings them in and not in those they once were written in, which
+/// decide how fast they are mapped; and mapped by nobody for that.
+fn reread(path: &Path, ranges: &[Range<u64>]) -> Result<()> {
     let file = File::open(path)?;
     let mut buffer = vec![0; 1 << 20];
-    for range in ranges {
-        let mut at = range.start;
-        while at < range.end {
-            let bytes = (range.end - at).min(buffer.len() as u64) as usize;
+    for Range { start, end } in ranges.iter().cloned() {
+        posix_fadvise(&file, start as i64, (end - start) as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        let mut at = start;
+        while at < end {
+            let bytes = (end - at).min(buffer.len() as u64) as usize;
             file.read_exact_at(&mut buffer[..bytes], at)?;
             at += bytes as u64;
         }
@@ -35,26 +58,16 @@ pub(crate) fn warm(path: &Path, ranges: &[Range<u64>]) -> io::Result<()> {
     Ok(())
 }
 
-/// As [`warm`], the whole of a plain file.
-pub(crate) fn warm_file(path: &Path) -> io::Result<()> {
-    let all = 0..fs::metadata(path)?.len();
-    warm(path, std::slice::from_ref(&all))
-}
-
-/// As [`warm`], a file of a store, in the store's data file.
-pub(crate) fn warm_stored(file: &ModelFile) -> io::Result<()> {
-    let Some(placement) = file.placement() else { return Ok(()) };
-    let chunks = (0..file.size_bytes()).step_by(CHUNK_BYTES as usize).filter_map(|start| {
-        let end = file.size_bytes().min(start + CHUNK_BYTES);
-        let at = placement.offset_of(start..end)?;
-        Some(at..at + (end - start))
-    });
-    warm(placement.data_file(), &chunks.collect::<Vec<_>>())
-}
-
-/// Drops a file that is on the disk from the page cache.
+/// Drops a plain file that is on the disk from the page cache.
 pub(crate) fn forget(path: &Path) -> Result<()> {
     Ok(posix_fadvise(File::open(path)?, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+}
+
+/// How far the kernel reads ahead on the disk of `path`, where it says so.
+pub(crate) fn read_ahead_kib(path: &Path) -> Option<f64> {
+    let device = fs::metadata(path).ok()?.dev();
+    let place = format!("/sys/class/bdi/{}:{}/read_ahead_kb", major(device), minor(device));
+    fs::read_to_string(place).ok()?.trim().parse().ok()
 }
 
 /// Touches `bytes` of memory and gives them back, before a round that fills as much of the page cache.

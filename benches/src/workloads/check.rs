@@ -35,7 +35,7 @@ pub(super) fn verify(setting: &Setting, subject: &str) -> Result<Round> {
         return Ok(rate(setting, measured));
     }
     let cache = slice::bed(setting).cache()?;
-    page_cache::warm_stored(&slice::bed(setting).file()?)?;
+    page_cache::reread_stored(&slice::bed(setting).file()?)?;
     let (report, measured) = measure::measure_with_memory(|| Ok(cache.verify(None, &[], &VerifyOptions::default())?))?;
     if report.bytes != setting.bytes || !report.bad.is_empty() {
         return Err(format!("verify read {} bytes and found {} bad blocks", report.bytes, report.bad.len()).into());

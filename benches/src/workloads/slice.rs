@@ -48,10 +48,10 @@ pub(super) fn warm_slice(setting: &Setting, subject: &str) -> Result<Box<dyn Der
     let bed = bed(setting);
     if subject == OURS {
         let file = bed.file()?;
-        page_cache::warm_stored(&file)?;
+        page_cache::reread_stored(&file)?;
         return Ok(Box::new(file));
     }
-    page_cache::warm_file(&bed.plain())?;
+    page_cache::reread_file(&bed.plain())?;
     Ok(Box::new(mapped::map(&bed.plain())?))
 }
 

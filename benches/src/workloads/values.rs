@@ -41,7 +41,7 @@ pub(super) fn prepare_put(setting: &Setting, _: &str) -> Result<()> {
 /// Measures the first byte read to the last one durable; what the subject had is thrown away before.
 pub(super) fn put(setting: &Setting, subject: &str) -> Result<Round> {
     let (source, kept) = (source(setting), kept(setting, subject));
-    page_cache::warm_file(&source.plain())?;
+    page_cache::reread_file(&source.plain())?;
     if kept.exists() {
         fs::remove_dir_all(&kept)?;
     }

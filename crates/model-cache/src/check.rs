@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     key::PinnedRepo,
     name::{FilePath, RepoSpec},
-    progress::{self, ProgressCallback},
+    progress::{self, Paced, ProgressCallback},
     record::*,
 };
 use std::collections::BTreeMap;
@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 pub struct VerifyOptions {
     /// Whether to compute each file's whole digest too. Default: no.
     pub digest: bool,
-    /// Called with bytes checked and bytes in all. Default: nobody is.
+    /// Whether bytes that are in memory are checked as they are there, as loaders see them, and left there, instead of read from the disk
+    /// again. Default: no. A digest is always computed of what the disk has.
+    pub cached: bool,
+    /// Called with bytes checked and bytes in all, ten times a second at most. Default: nobody is.
     pub progress: Option<ProgressCallback>,
     /// Ends the check early with [`Error::Cancelled`]. Default: none.
     pub cancel: Option<CancellationToken>,
@@ -58,7 +61,8 @@ impl ModelCache {
     /// Reads content from the disk and holds it against what was sealed: of the whole store, of one repo, or of the files `globs`
     /// match.
     ///
-    /// Files stay readable meanwhile. Cost: one read of everything checked, past the page cache.
+    /// Files stay readable meanwhile. Cost: one read of everything checked, past the page cache unless
+    /// [`cached`](VerifyOptions::cached), by several threads; 0.1 CPU-seconds a GiB, and half a second more for a digest.
     ///
     /// # Errors
     /// [`Error::NotInStore`], [`Error::FileNotFound`] for a glob that matches nothing here, [`Error::Cancelled`]. Damage is no
@@ -74,15 +78,16 @@ impl ModelCache {
         let total_bytes = contents.values().map(|names| names[0].2.size_bytes).sum();
         let mut report = VerifyReport { files: names.len() as u64, ..VerifyReport::default() };
         let cancel = options.cancel.as_ref();
+        let mut paced = Paced::new(options.progress.as_ref(), cancel, total_bytes);
         for names in contents.values() {
             let (repo, path, metadata) = names[0];
             let mut findings = Vec::new();
             let before = report.bytes;
             let mut tell = |bytes: u64| {
                 report.bytes = before + bytes;
-                progress::tell(options.progress.as_ref(), cancel, report.bytes, total_bytes)
+                paced.tell(report.bytes)
             };
-            match self.verify_one(repo, path, metadata, options.digest, &mut findings, &mut tell) {
+            match self.verify_one(repo, path, metadata, options, &mut findings, &mut tell) {
                 Ok(()) => {}
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 // A file that can't even be opened is damaged as a whole.
@@ -130,7 +135,7 @@ impl ModelCache {
         repo: &PinnedRepo,
         path: &FilePath,
         metadata: &FileMetadata,
-        digest: bool,
+        options: &VerifyOptions,
         findings: &mut Vec<(u64, String)>,
         tell: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
@@ -140,29 +145,30 @@ impl ModelCache {
         if file.digest != metadata.digest {
             return Ok(());
         }
-        let expected: Digest = metadata.digest.parse()?;
-        let mut hasher = digest.then(|| expected.hasher(metadata.size_bytes));
         let mut done_bytes = 0;
-        file.read_blocks(|block, bytes, crc| {
-            match bytes {
-                Ok(bytes) => {
-                    let found = crc32c::crc32c(bytes);
-                    if found != crc {
-                        findings.push((block, format!("its CRC32C is {found:08x}, {crc:08x} was sealed")));
-                    }
-                    if let Some(hasher) = &mut hasher {
-                        hasher.update(bytes);
-                    }
-                    done_bytes += bytes.len() as u64;
-                }
-                Err(error) => {
-                    findings.push((block, error.chain()));
-                    hasher = None;
-                    let range = block_range(metadata.size_bytes, block);
-                    done_bytes += range.end - range.start;
-                }
+        let mut check = |block, found: Result<u32>, sealed| {
+            match found {
+                Ok(found) if found == sealed => {}
+                Ok(found) => findings.push((block, format!("its CRC32C is {found:08x}, {sealed:08x} was sealed"))),
+                Err(error) => findings.push((block, error.chain())),
             }
+            let range = block_range(metadata.size_bytes, block);
+            done_bytes += range.end - range.start;
             tell(done_bytes)
+        };
+        if !options.digest {
+            file.block_crcs(options.cached, check)?;
+            findings.sort_unstable_by_key(|(block, _)| *block);
+            return Ok(());
+        }
+        let expected: Digest = metadata.digest.parse()?;
+        let mut hasher = Some(expected.hasher(metadata.size_bytes));
+        file.read_blocks(|block, bytes, sealed| {
+            match (&bytes, &mut hasher) {
+                (Ok(bytes), Some(hasher)) => hasher.update(bytes),
+                _ => hasher = None,
+            }
+            check(block, bytes.map(crc32c::crc32c), sealed)
         })?;
         if let Some(found) = hasher.map(crate::digest::Hasher::finish)
             && found != expected

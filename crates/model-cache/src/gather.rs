@@ -15,8 +15,8 @@ use std::{
     sync::Arc,
 };
 
-/// Most bytes of one derived value: libmdbx's limit is 2 GiB less a few pages.
-const MOST_BYTES: u64 = (2 << 30) - (2 << 20);
+/// Most bytes of one derived value: libmdbx's limit is 2 GiB less a few pages, and up to 2 MiB go to bring it to a boundary.
+const MOST_BYTES: u64 = (2 << 30) - (4 << 20);
 /// No value is smaller: what is not larger than 64 KiB would be kept inline, without an extent.
 const LEAST_BYTES: u64 = 128 << 10;
 /// Where a range begins in its value: right for elements of any type.

@@ -42,8 +42,40 @@ pub(crate) fn go_on(cancel: Option<&CancellationToken>) -> Result<()> {
     if cancel.is_some_and(CancellationToken::is_cancelled) { Err(Error::Cancelled) } else { Ok(()) }
 }
 
+/// Tells how far long work is at a bearable rate: at once, then ten times a second at most, never backwards, and last, once, that all is
+/// done.
+pub(crate) struct Paced<'a> {
+    progress: Option<&'a ProgressCallback>,
+    cancel: Option<&'a CancellationToken>,
+    total_bytes: u64,
+    told: Option<(Instant, u64)>,
+}
+
+impl<'a> Paced<'a> {
+    pub(crate) fn new(progress: Option<&'a ProgressCallback>, cancel: Option<&'a CancellationToken>, total_bytes: u64) -> Self {
+        Self { progress, cancel, total_bytes, told: None }
+    }
+
+    /// So much is done.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub(crate) fn tell(&mut self, done_bytes: u64) -> Result<()> {
+        let now = Instant::now();
+        let due =
+            self.told.is_none_or(|(at, bytes)| done_bytes > bytes && (now - at >= INTERVAL || done_bytes >= self.total_bytes));
+        if let Some(progress) = self.progress
+            && due
+        {
+            self.told = Some((now, done_bytes));
+            progress(done_bytes, self.total_bytes);
+        }
+        go_on(self.cancel)
+    }
+}
+
 /// How often progress of one file, or of the whole, is told.
-const INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 /// The speed told is that of the last seconds.
 const SPEED_WINDOW: Duration = Duration::from_secs(5);
 
@@ -372,6 +404,24 @@ mod tests {
         assert!(calls.is_sorted());
         assert_eq!(calls.iter().filter(|call| **call == (1000, 1000)).count(), 1);
         assert_eq!(calls.last(), Some(&(1000, 1000)));
+    }
+
+    #[test]
+    fn paced_progress_begins_at_once_never_goes_back_and_ends_with_the_total_once() {
+        let seen: Seen<(u64, u64)> = Seen::default();
+        let heard = Arc::clone(&seen);
+        let callback: ProgressCallback = Arc::new(move |done, total| heard.lock().unwrap().push((done, total)));
+        let mut paced = Paced::new(Some(&callback), None, 10_000);
+        for done in (0..10_000).chain([9_000, 10_000, 10_000]) {
+            paced.tell(done).unwrap();
+        }
+        let seen = seen.lock().unwrap();
+        assert!(seen.is_sorted() && seen.len() < 100, "{seen:?}");
+        assert_eq!((seen.first(), seen.last()), (Some(&(0, 10_000)), Some(&(10_000, 10_000))));
+        assert_eq!(seen.iter().filter(|(done, total)| done == total).count(), 1);
+        let token = CancellationToken::new();
+        token.cancel();
+        assert!(matches!(Paced::new(None, Some(&token), 1).tell(0), Err(Error::Cancelled)));
     }
 
     #[test]

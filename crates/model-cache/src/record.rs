@@ -5,8 +5,13 @@ use rkyv::{Archive, Deserialize, Serialize};
 use std::ops::Range;
 use storage::Table;
 
-/// The format this build reads and writes. A store of a higher one is refused.
-pub(crate) const FORMAT: u32 = 1;
+/// The format of the stores this build makes. A store of a higher one is refused; one of a lower one is read and written as it is.
+///
+/// | format | extents |
+/// |---|---|
+/// | 1 | data on boundaries of 64 KiB |
+/// | 2 | large data on boundaries of 2 MiB |
+pub(crate) const FORMAT: u32 = 2;
 
 /// Bytes of a chunk, the unit of storage. A multiple of 64 KiB, so that chunks can be mapped side by side.
 pub const CHUNK_BYTES: u64 = 100 << 20;

@@ -183,17 +183,64 @@ fn a_damaged_record_is_named_and_never_believed() {
 #[test]
 fn a_store_of_a_newer_format_is_refused_and_not_touched() {
     let dir = store_of(MIB);
-    overwrite(&dir, "store", "format", &2u32.to_le_bytes());
+    overwrite(&dir, "store", "format", &3u32.to_le_bytes());
     let store = dir.path().join("store");
     let content = |name: &str| fs::read(store.join(name).join("mdbx.dat")).unwrap();
     let before = (content("model_cache_manifests"), crc(&content("model_cache_chunks")));
     let error = ModelCache::open(&store).unwrap_err();
-    assert!(matches!(&error, Error::StoreFormat { found: 2, supported: 1, store: named } if *named == store), "{error}");
+    assert!(matches!(&error, Error::StoreFormat { found: 3, supported: 2, store: named } if *named == store), "{error}");
     assert!((content("model_cache_manifests"), crc(&content("model_cache_chunks"))) == before);
     overwrite(&dir, "store", "format", b"???");
     assert!(matches!(ModelCache::open(&store), Err(Error::Damaged { .. })));
-    overwrite(&dir, "store", "format", &1u32.to_le_bytes());
+    overwrite(&dir, "store", "format", &2u32.to_le_bytes());
     assert_eq!(bad(&local(&store)), []);
+}
+
+#[test]
+fn a_store_of_the_older_format_is_read_filled_and_emptied_as_it_is() {
+    const LARGE_PAGE_BYTES: u64 = 2 << 20;
+    for format in [1_u32, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, source) = (dir.path().join("store"), dir.path().join("large"));
+        fs::write(&source, bytes(1, SIZE)).unwrap();
+        {
+            let records = StorageRegistry::new(&store).records(&store.join("model_cache_manifests"), &TABLES).unwrap();
+            let txn = records.begin_write().unwrap();
+            txn.put_bytes(&Table::new("store"), "format", &format.to_le_bytes()).unwrap();
+            txn.commit().unwrap();
+        }
+        local(&store).import("org/local", &[source], &ImportOptions::default()).unwrap();
+        let cache = local(&store);
+        let file = cache.open_file("org/local", "large").unwrap();
+        assert!(file[..] == bytes(1, SIZE), "format {format}");
+        let offset = file.placement().unwrap().offset_of(0..1).unwrap();
+        assert_eq!(offset.is_multiple_of(LARGE_PAGE_BYTES), format == 2, "format {format}: {offset}");
+        assert!(format == 1 || (file.as_ptr() as u64).is_multiple_of(LARGE_PAGE_BYTES));
+        drop(file);
+        assert_eq!(cache.verify(None, &[], &VerifyOptions::default()).unwrap().bad, []);
+        assert_eq!(cache.delete_model("org/local").unwrap().freed_bytes, SIZE);
+        let stats = cache.stats().unwrap();
+        assert!(stats.disk_bytes < 24 * MIB, "{stats:?}");
+    }
+}
+
+#[test]
+fn what_is_in_memory_is_checked_as_loaders_see_it_where_that_is_asked_for() {
+    let dir = store();
+    let cache = local(&dir.path().join("store"));
+    let cached = |cache: &ModelCache| {
+        let options = VerifyOptions { cached: true, ..VerifyOptions::default() };
+        let report = cache.verify(None, &[], &options).unwrap();
+        assert_eq!((report.files, report.bytes), (2, SIZE + 3000));
+        report.bad.into_iter().map(|bad| (bad.path, bad.chunk, bad.block)).collect::<Vec<_>>()
+    };
+    assert_eq!(cached(&cache), []);
+    for (offset, chunk, block) in [(SIZE - 64, 1, 2), (50 * MIB + 128, 0, 10)] {
+        flip(&data_file(&dir), place(&dir, offset));
+        assert!(cached(&cache).contains(&("large".to_owned(), chunk, block)));
+    }
+    // In order, though several threads look.
+    assert_eq!(cached(&cache), [("large".to_owned(), 0, 10), ("large".to_owned(), 1, 2)]);
 }
 
 #[test]

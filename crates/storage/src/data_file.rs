@@ -26,7 +26,7 @@ const JOURNAL_ENTRY_BYTES: u64 = 8;
 const MAX_BLOCKS: usize = ((HEADER_REGION_BYTES - JOURNAL_OFFSET) / JOURNAL_ENTRY_BYTES) as usize;
 /// libmdbx's own limit of a value is 2 GiB less a few pages.
 const MAX_DATA_BYTES: u64 = (2 << 30) - (1 << 20);
-/// The first bytes of the header region are kept when an extent is punched: the page header libmdbx reads lies there.
+/// The first bytes of the header region are kept when an extent is punched: the page header libmdbx reads may lie there.
 const KEPT_BYTES: u64 = 4096;
 const MAGIC: [u8; 8] = *b"MDXEXTNT";
 const FORMAT: u32 = 1;
@@ -263,9 +263,10 @@ impl DataFile {
         self.write(extent.page_offset() + HEADER_OFFSET, &bytes)
     }
 
-    pub(crate) fn read_page_header(&self, extent: &Extent) -> Result<[u8; PAGE_HEADER_BYTES]> {
+    pub(crate) fn read_page_header(&self, page: u32) -> Result<[u8; PAGE_HEADER_BYTES]> {
         let mut bytes = [0; PAGE_HEADER_BYTES];
-        self.file.read_exact_at(&mut bytes, extent.page_offset()).map_err(|source| self.io("read a page header of", source))?;
+        let read = self.file.read_exact_at(&mut bytes, u64::from(page) * PAGE_BYTES);
+        read.map_err(|source| self.io("read a page header of", source))?;
         Ok(bytes)
     }
 

@@ -5,6 +5,9 @@
 //! | 20 B page header | header region | data_bytes of data ...          |
 //! '------------ libmdbx page(s) -----^ on a 64 KiB boundary of the file
 //! ```
+//! Where [`Alignment::LargePage`] says so, the header region lies up to 31 pages further on, so that the data begins on a boundary of
+//! 2 MiB. The pages before it are never written, but for the first's page header, and take no disk space.
+//!
 //! libmdbx keeps the key and gives out contiguous pages; the bytes are written and read through [`DataFile`]s. A value's
 //! pages never move while its key stays, so a sealed extent needs no transaction to be read, only a lease.
 
@@ -25,8 +28,58 @@ use std::{
 /// a 20 GiB file under churn in 1.5 ms with such pages, in 124 ms with pages of 4 KiB.
 pub const PAGE_BYTES: u64 = 64 << 10;
 
-/// From the start of an extent's first page to its data: the page header and the header region.
+/// From the start of an extent's header region to its data.
 pub const HEADER_REGION_BYTES: u64 = PAGE_BYTES;
+
+/// The size of the large pages a processor can map with one entry of its page tables.
+pub(crate) const LARGE_PAGE_BYTES: u64 = 2 << 20;
+/// Extents of fewer bytes of data are not moved to a boundary of large pages: they would gain little and lengthen the file most.
+const LEAST_ALIGNED_BYTES: u64 = 32 << 20;
+/// What an extent takes more for being moved to a boundary.
+const SLACK_BYTES: u64 = LARGE_PAGE_BYTES - PAGE_BYTES;
+
+/// How the extents of an environment lie in its data file. Of one environment it never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alignment {
+    /// Data begins on a boundary of 64 KiB: in the second of its extent's pages.
+    Page,
+    /// Data of 32 MiB and more begins on a boundary of 2 MiB.
+    ///
+    /// The kernel keeps a file it reads ahead in pages of that size, and maps one of them with one fault and one entry of a page table, where
+    /// offset and address agree modulo 2 MiB. Else it takes a fault for each 64 KiB and an entry for each 4 KiB. Costs up to 2 MiB of the
+    /// file's length an extent, and none of the disk.
+    LargePage,
+}
+
+impl Alignment {
+    /// What libmdbx is asked for: page header not counted.
+    const fn value_bytes(self, data_bytes: u64) -> u64 {
+        HEADER_REGION_BYTES - PAGE_HEADER_BYTES as u64 + data_bytes + self.slack_bytes(data_bytes)
+    }
+
+    const fn slack_bytes(self, data_bytes: u64) -> u64 {
+        match self {
+            Self::LargePage if data_bytes >= LEAST_ALIGNED_BYTES => SLACK_BYTES,
+            _ => 0,
+        }
+    }
+
+    /// The extent that has a value of `value_bytes` from the page `first` on; `None` if there is no such extent.
+    fn extent(self, first: u32, value_bytes: u64) -> Option<Extent> {
+        let bytes = value_bytes.checked_sub(HEADER_REGION_BYTES - PAGE_HEADER_BYTES as u64)?;
+        let data_bytes = match bytes.checked_sub(SLACK_BYTES) {
+            Some(data_bytes) if self.slack_bytes(data_bytes) > 0 => data_bytes,
+            _ => bytes,
+        };
+        let unmoved = Extent { page: first, data_bytes };
+        let moved_bytes = match self.slack_bytes(data_bytes) {
+            0 => 0,
+            _ => unmoved.data_offset().next_multiple_of(LARGE_PAGE_BYTES) - unmoved.data_offset(),
+        };
+        let page = first.checked_add((moved_bytes / PAGE_BYTES) as u32)?;
+        (data_bytes > 0).then_some(Extent { page, ..unmoved })
+    }
+}
 
 /// Room that must be free on the disk before a transaction that reserves. Reserving 40 GiB dirties 1.6 MiB of libmdbx's own
 /// pages; without room for them its mapping would raise SIGBUS.
@@ -48,14 +101,14 @@ pub struct ExtentSpec {
 /// Where an extent lies. A value: it says nothing of whether the extent still exists; a lease does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Number of its first page.
+    /// Number of the page its header region is.
     pub page: u32,
     /// Bytes of data.
     pub data_bytes: u64,
 }
 
 impl Extent {
-    /// Where its first page begins in the data file.
+    /// Where its header region begins in the data file.
     pub const fn page_offset(&self) -> u64 {
         self.page as u64 * PAGE_BYTES
     }
@@ -65,15 +118,11 @@ impl Extent {
         self.page_offset() + HEADER_REGION_BYTES
     }
 
-    fn from_placed(key: &str, placed: &Placed) -> Result<Self> {
-        let header_bytes = HEADER_REGION_BYTES - PAGE_HEADER_BYTES as u64;
-        match placed.value_bytes.checked_sub(header_bytes) {
-            Some(data_bytes @ 1..) => Ok(Self { page: placed.page, data_bytes }),
-            _ => Err(Error::BadExtent {
-                key: key.to_owned(),
-                reason: format!("its value has {} bytes, no more than its header region", placed.value_bytes),
-            }),
-        }
+    fn from_placed(alignment: Alignment, key: &str, placed: &Placed) -> Result<Self> {
+        alignment.extent(placed.page, placed.value_bytes).ok_or_else(|| Error::BadExtent {
+            key: key.to_owned(),
+            reason: format!("its value has {} bytes, no more than its header region", placed.value_bytes),
+        })
     }
 }
 
@@ -81,18 +130,23 @@ impl Extent {
 pub struct Extents {
     db: ExtentsDb,
     table: &'static str,
+    alignment: Alignment,
     /// For reads and for checking where libmdbx put things; fills open their own.
     reader: DataFile,
 }
 
 impl Extents {
-    pub(crate) fn new(db: ExtentsDb, table: &'static str) -> Result<Self> {
+    pub(crate) fn new(db: ExtentsDb, table: &'static str, alignment: Alignment) -> Result<Self> {
         let reader = DataFile::new(db.open_data_file(false)?, db.folder().to_owned());
-        Ok(Self { db, table, reader })
+        Ok(Self { db, table, alignment, reader })
     }
 
     pub(crate) fn table(&self) -> &'static str {
         self.table
+    }
+
+    pub(crate) fn alignment(&self) -> Alignment {
+        self.alignment
     }
 
     /// The environment's folder.
@@ -125,7 +179,7 @@ impl Extents {
         let txn = self.db.begin_read()?;
         let table = txn.open_table(self.table)?;
         let placed = self.db.locate(&txn, &table, key, PAGE_BYTES as usize)?;
-        placed.map(|placed| Extent::from_placed(key, &placed)).transpose()
+        placed.map(|placed| Extent::from_placed(self.alignment, key, &placed)).transpose()
     }
 
     /// Begins a write that may reserve. Waits for the one writer's place.
@@ -202,7 +256,7 @@ impl ExtentsWrite<'_> {
         specs: &[ExtentSpec],
         extents: &mut Vec<Extent>,
     ) -> Result<()> {
-        let db = &self.extents.db;
+        let &Extents { ref db, alignment, .. } = self.extents;
         let table = self.txn.open_table(self.extents.table)?;
         let header = |index: usize, data_bytes| ExtentHeader { owner, index: index as u32, data_bytes, block_bytes };
         for (index, ExtentSpec { key, data_bytes }) in specs.iter().enumerate() {
@@ -213,16 +267,16 @@ impl ExtentsWrite<'_> {
         let headroom_bytes = RESERVE_HEADROOM_BYTES + specs.len() as u64 * EXTENT_HEADROOM_BYTES;
         disk::check_room(self.extents.folder(), "reserve extents", headroom_bytes)?;
         for ExtentSpec { key, data_bytes } in specs {
-            let value_bytes = HEADER_REGION_BYTES - PAGE_HEADER_BYTES as u64 + data_bytes;
+            let value_bytes = alignment.value_bytes(*data_bytes);
             let placed = db.reserve(&self.txn, &table, key, value_bytes as usize)?;
             let placed =
                 placed.ok_or_else(|| Error::BadExtent { key: key.clone(), reason: "its key is taken by another".to_owned() })?;
-            let extent = Extent::from_placed(key, &placed)?;
+            let extent = Extent::from_placed(alignment, key, &placed)?;
             // The page number was read before the value; that the file shows the same header there proves the place.
-            if writer.read_page_header(&extent)? != placed.page_header {
+            if writer.read_page_header(placed.page)? != placed.page_header {
                 return Err(Error::BadExtent {
                     key: key.clone(),
-                    reason: format!("page {} of the file is not the page libmdbx wrote", extent.page),
+                    reason: format!("page {} of the file is not the page libmdbx wrote", placed.page),
                 });
             }
             extents.push(extent);
@@ -241,7 +295,7 @@ impl ExtentsWrite<'_> {
         let db = &self.extents.db;
         let table = self.txn.open_table(self.extents.table)?;
         let placed = db.locate(&self.txn, &table, key, PAGE_BYTES as usize)?;
-        placed.map(|placed| Extent::from_placed(key, &placed)).transpose()
+        placed.map(|placed| Extent::from_placed(self.extents.alignment, key, &placed)).transpose()
     }
 
     /// Deletes the extent at `key`; false if there is none. Its pages may be reused at once by the next writer.
@@ -281,5 +335,34 @@ impl ExtentsWrite<'_> {
             });
         }
         self.txn.commit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_value_tells_the_size_of_its_data_and_both_alignments_keep_within_it() {
+        let pages = [0, 1, 5, 30, 31, 32, 1601, u32::MAX - 100_000];
+        let sizes = [0, 1, SLACK_BYTES, PAGE_BYTES, 100 << 20, (2 << 30) - (4 << 20)];
+        let around = |size: u64| [size, size + 1, size - 1];
+        let edges = [LEAST_ALIGNED_BYTES, LEAST_ALIGNED_BYTES - SLACK_BYTES, LEAST_ALIGNED_BYTES + SLACK_BYTES].map(around);
+        for alignment in [Alignment::Page, Alignment::LargePage] {
+            for data_bytes in sizes.into_iter().chain(edges.into_iter().flatten()) {
+                for first in pages {
+                    let value_bytes = alignment.value_bytes(data_bytes);
+                    let Some(extent) = alignment.extent(first, value_bytes) else {
+                        assert_eq!(data_bytes, 0);
+                        continue;
+                    };
+                    assert_eq!(extent.data_bytes, data_bytes, "{alignment:?}");
+                    let value_end = u64::from(first) * PAGE_BYTES + PAGE_HEADER_BYTES as u64 + value_bytes;
+                    assert!(extent.page >= first && extent.data_offset() + data_bytes <= value_end, "{alignment:?} {data_bytes}");
+                    let is_moved = alignment == Alignment::LargePage && data_bytes >= LEAST_ALIGNED_BYTES;
+                    assert!(if is_moved { extent.data_offset() % LARGE_PAGE_BYTES == 0 } else { extent.page == first });
+                }
+            }
+        }
     }
 }

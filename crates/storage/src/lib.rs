@@ -13,7 +13,7 @@
 //! | [`LeaseFile`], [`Lease`] | kernel locks that say who reads or fills what, and that die with their process |
 //! | [`Ballast`] | room kept back so that a full disk can still be freed |
 //!
-//! All unsafe code of the project's engine lives here, in `mdbx` and `mapping`.
+//! All unsafe code of the project's engine lives here, in `mdbx`, `mapping` and `resident`.
 
 #![deny(unsafe_code)]
 
@@ -28,6 +28,7 @@ mod mapping;
 mod mdbx;
 mod records;
 mod registry;
+mod resident;
 mod unnamed;
 
 pub use codec::Record;
@@ -35,11 +36,12 @@ pub use copy::CopyMethod;
 pub use data_file::{DataFile, ExtentHeader, Journal};
 pub use disk::{Ballast, allocated_bytes, free_bytes, open_folder};
 pub use error::{Error, Result};
-pub use extent::{Extent, ExtentSpec, Extents, ExtentsWrite, HEADER_REGION_BYTES, PAGE_BYTES};
+pub use extent::{Alignment, Extent, ExtentSpec, Extents, ExtentsWrite, HEADER_REGION_BYTES, PAGE_BYTES};
 pub use lease::{Lease, LeaseFile, MAX_LEASE_ID};
 pub use mapping::{Mapping, SeparateMappings};
 pub use records::{ReadTxn, Records, Table, WriteTxn};
 pub use registry::{Shared, StorageRegistry};
+pub use resident::{available_memory_bytes, populate, read_in_large_pieces, resident_bytes};
 pub use unnamed::UnnamedFile;
 
 /// What libmdbx was built with that decides what this crate may do.

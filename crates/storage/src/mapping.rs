@@ -4,7 +4,7 @@
 use crate::{
     data_file::DataFile,
     error::{Error, Result},
-    extent::{Extent, PAGE_BYTES},
+    extent::{Extent, LARGE_PAGE_BYTES, PAGE_BYTES},
 };
 use nix::{
     errno::Errno,
@@ -14,7 +14,8 @@ use std::{ffi::c_void, num::NonZeroUsize, ops::Deref, ptr::NonNull};
 
 /// The data of several extents, mapped side by side: one contiguous read-only slice.
 ///
-/// The base lies on a 64 KiB boundary, so any smaller alignment within the data holds. Needs neither a transaction nor the
+/// The base lies on a 64 KiB boundary, so any smaller alignment within the data holds; on one of 2 MiB where the first extent's data does, so
+/// that the kernel may map large pages. Needs neither a transaction nor the
 /// environment; what keeps the bytes from being freed and reused is the lease its owner holds. Cost: two system calls and one
 /// more an extent, and no memory of the process; pages come from the page cache as they are touched. Reading a page the
 /// disk can't deliver raises SIGBUS, as with every mapping.
@@ -51,10 +52,11 @@ impl Mapping {
         // `check_in_file` bounds each of them by the file; only a hostile number of extents could still overflow the sum.
         let data_bytes = extents.iter().try_fold(0_u64, |sum, extent| sum.checked_add(extent.data_bytes));
         let data_bytes = data_bytes.ok_or_else(|| failed("find address space for", Errno::ENOMEM))?;
+        let boundary = if extents[0].data_offset().is_multiple_of(LARGE_PAGE_BYTES) { LARGE_PAGE_BYTES } else { PAGE_BYTES };
         // The kernel aligns to its own pages, which may be smaller than ours: one more lets the start be on a boundary.
         let reserved_bytes = data_bytes
             .checked_next_multiple_of(PAGE_BYTES)
-            .and_then(|bytes| bytes.checked_add(PAGE_BYTES))
+            .and_then(|bytes| bytes.checked_add(boundary))
             .and_then(|bytes| NonZeroUsize::new(usize::try_from(bytes).ok()?))
             .ok_or_else(|| failed("find address space for", Errno::ENOMEM))?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
@@ -62,7 +64,7 @@ impl Mapping {
         let base = unsafe { mmap_anonymous(None, reserved_bytes, ProtFlags::PROT_NONE, flags) }
             .map_err(|code| failed("find address space for", code))?;
         let lead_bytes = base.as_ptr() as usize;
-        let lead_bytes = lead_bytes.next_multiple_of(PAGE_BYTES as usize) - lead_bytes;
+        let lead_bytes = lead_bytes.next_multiple_of(boundary as usize) - lead_bytes;
         // From here on `Drop` unmaps what was taken.
         let mapping = Self { base, reserved_bytes, lead_bytes, data_bytes: data_bytes as usize };
         let mut address = mapping.start() as usize;

@@ -3,7 +3,7 @@
 use crate::{
     disk,
     error::{Error, Result},
-    extent::{Extents, PAGE_BYTES},
+    extent::{Alignment, Extents, PAGE_BYTES},
     mdbx,
     records::Records,
 };
@@ -153,17 +153,17 @@ impl StorageRegistry {
 
     /// Opens, or shares, the environment of extents in `folder`, creating it and its one `table` where missing.
     ///
+    /// `alignment` is that it was created with: its owner knows it, the environment does not.
+    ///
     /// # Errors
     /// As [`records`](Self::records).
-    pub fn extents(&self, folder: &Path, table: &'static str) -> Result<Arc<Shared<Extents>>> {
-        let open = || Extents::new(mdbx::open_extents(folder, table, PAGE_BYTES as usize)?, table);
+    pub fn extents(&self, folder: &Path, table: &'static str, alignment: Alignment) -> Result<Arc<Shared<Extents>>> {
+        let open = || Extents::new(mdbx::open_extents(folder, table, PAGE_BYTES as usize)?, table, alignment);
         let extents = Opened::here().get_or_open(folder, open)?;
-        if extents.table() != table {
-            return Err(Error::Engine {
-                action: "open",
-                environment: folder.to_owned(),
-                source: format!("it is open in this process with its table {:?}, not {table:?}", extents.table()).into(),
-            });
+        let found = (extents.table(), extents.alignment());
+        if found != (table, alignment) {
+            let source = format!("it is open in this process with table and alignment {found:?}, not {:?}", (table, alignment));
+            return Err(Error::Engine { action: "open", environment: folder.to_owned(), source: source.into() });
         }
         Ok(extents)
     }

@@ -47,7 +47,7 @@ impl Store {
         Self {
             leases: LeaseFile::open(folder.join("leases")).unwrap(),
             records: registry.records(&registry.folder("records"), &["rows"]).unwrap(),
-            extents: registry.extents(&registry.folder("extents"), TABLE).unwrap(),
+            extents: registry.extents(&registry.folder("extents"), TABLE, storage::Alignment::LargePage).unwrap(),
         }
     }
 

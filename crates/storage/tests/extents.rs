@@ -16,7 +16,7 @@ fn pattern(seed: u64, bytes: u64) -> Vec<u8> {
 fn extents_filled_in_place_read_back_as_one_slice() {
     let dir = tempfile::tempdir().unwrap();
     let registry = StorageRegistry::new(dir.path());
-    let extents = registry.extents(&registry.folder("extents"), "chunks").unwrap();
+    let extents = registry.extents(&registry.folder("extents"), "chunks", storage::Alignment::LargePage).unwrap();
     let writer = extents.open_writer().unwrap();
     let sizes = [4 << 20, 4 << 20, 1_234_567];
     let txn = extents.begin_reserve().unwrap();
@@ -52,7 +52,7 @@ fn space_of_punched_extents_returns_and_stays_returned_over_a_reopen() {
     let folder = registry.folder("extents");
     let sizes = [100 << 20; 4];
     {
-        let extents = registry.extents(&folder, "chunks").unwrap();
+        let extents = registry.extents(&folder, "chunks", storage::Alignment::LargePage).unwrap();
         let writer = extents.open_writer().unwrap();
         let txn = extents.begin_reserve().unwrap();
         let placed = txn.reserve(&writer, 1, BLOCK_BYTES, &specs("a", &sizes)).unwrap();
@@ -70,7 +70,7 @@ fn space_of_punched_extents_returns_and_stays_returned_over_a_reopen() {
         println!("after punch: {} KiB", allocated_bytes(&folder).unwrap() >> 10);
         assert!(allocated_bytes(&folder).unwrap() < 8 << 20);
     }
-    let extents = registry.extents(&folder, "chunks").unwrap();
+    let extents = registry.extents(&folder, "chunks", storage::Alignment::LargePage).unwrap();
     let writer = extents.open_writer().unwrap();
     let txn = extents.begin_reserve().unwrap();
     txn.reserve(&writer, 2, BLOCK_BYTES, &specs("b", &[100 << 20])).unwrap();
@@ -83,7 +83,7 @@ fn space_of_punched_extents_returns_and_stays_returned_over_a_reopen() {
 fn a_key_that_is_taken_is_never_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let registry = StorageRegistry::new(dir.path());
-    let extents = registry.extents(&registry.folder("extents"), "chunks").unwrap();
+    let extents = registry.extents(&registry.folder("extents"), "chunks", storage::Alignment::LargePage).unwrap();
     let writer = extents.open_writer().unwrap();
     let txn = extents.begin_reserve().unwrap();
     let first = txn.reserve(&writer, 1, BLOCK_BYTES, &specs("a", &[1 << 20])).unwrap();
@@ -93,4 +93,37 @@ fn a_key_that_is_taken_is_never_overwritten() {
     drop(txn);
     assert_eq!(extents.locate("a:0").unwrap(), Some(first[0]));
     assert_eq!(extents.reader().read_header(&first[0]).unwrap().unwrap().owner, 1);
+}
+
+#[test]
+fn large_data_begins_where_large_pages_do_and_a_mapping_of_it_too() {
+    const LARGE_PAGE_BYTES: u64 = 2 << 20;
+    for alignment in [storage::Alignment::Page, storage::Alignment::LargePage] {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = StorageRegistry::new(dir.path());
+        let extents = registry.extents(&registry.folder("extents"), "chunks", alignment).unwrap();
+        let writer = extents.open_writer().unwrap();
+        // Small ones between and behind, so that large ones would begin anywhere.
+        let sizes = [70_000, 40 << 20, 32 << 20, (33 << 20) + 7, 5 << 20, 1];
+        let txn = extents.begin_reserve().unwrap();
+        let placed = txn.reserve(&writer, 1, BLOCK_BYTES, &specs("a", &sizes)).unwrap();
+        txn.commit().unwrap();
+        let mut ends = 0;
+        for (extent, bytes) in placed.iter().zip(sizes) {
+            assert_eq!(extent.data_bytes, bytes);
+            let aligned = extent.data_offset() % LARGE_PAGE_BYTES == 0;
+            assert!(aligned || alignment == storage::Alignment::Page || bytes < 32 << 20, "{bytes}");
+            assert!(extent.page_offset() >= ends, "extents do not overlap");
+            ends = extent.data_offset() + bytes;
+            assert_eq!(extents.reader().read_header(extent).unwrap().unwrap().data_bytes, bytes);
+        }
+        assert!((0..6).all(|n| extents.locate(&format!("a:{n}")).unwrap() == Some(placed[n])));
+        // The pages skipped are nobody's and take no space.
+        let allocated = allocated_bytes(&registry.folder("extents")).unwrap();
+        assert!(allocated < sizes.iter().sum::<u64>() + (2 << 20), "{allocated}");
+        let mapping = Mapping::side_by_side(extents.reader(), &placed[1..4]).unwrap();
+        let on_boundary = |at: u64| at.is_multiple_of(LARGE_PAGE_BYTES);
+        assert!(on_boundary(mapping.as_ptr() as u64) || !on_boundary(placed[1].data_offset()));
+        assert_eq!(mapping.len() as u64, sizes[1..4].iter().sum::<u64>());
+    }
 }

@@ -136,7 +136,10 @@ fn with_little_room_left_nothing_is_begun() {
         assert_no_space(extents.begin_reserve().map(drop), "a reservation");
         extents.begin_free().unwrap();
         let registry = StorageRegistry::new(disk);
-        assert_no_space(registry.extents(&registry.folder("new"), TABLE).map(drop), "a new environment of extents");
+        assert_no_space(
+            registry.extents(&registry.folder("new"), TABLE, storage::Alignment::LargePage).map(drop),
+            "a new environment of extents",
+        );
         assert_no_space(registry.records(&registry.folder("new records"), &["t"]).map(drop), "one of records");
         fill_disk(disk, 3 << 20);
         assert_no_space(extents.begin_free().map(drop), "a free");
@@ -190,7 +193,7 @@ fn at_no_level_of_free_space_does_a_step_kill_the_process() {
             drop(extents);
             let ballast = Ballast::new(disk.join("ballast"), BALLAST_BYTES);
             let _room = ballast.give_up_if_needed().unwrap();
-            match StorageRegistry::new(disk).extents(&folder, TABLE) {
+            match StorageRegistry::new(disk).extents(&folder, TABLE, storage::Alignment::LargePage) {
                 Ok(reopened) => extents = reopened,
                 Err(error) => {
                     assert!(error.is_no_space(), "open with {left} free: {error:?}");
@@ -228,7 +231,10 @@ fn a_store_on_a_full_disk_opens_and_reads_in_the_room_of_its_ballast() {
         assert_eq!(free_bytes(disk).unwrap(), 0);
         let registry = StorageRegistry::new(disk);
         // Its lock file was emptied at the last close and has no block to be mapped from.
-        assert_no_space(registry.extents(&disk.join("extents"), TABLE).map(drop), "an opening without room");
+        assert_no_space(
+            registry.extents(&disk.join("extents"), TABLE, storage::Alignment::LargePage).map(drop),
+            "an opening without room",
+        );
         assert_no_space(registry.records(&disk.join("records"), &["t"]).map(drop), "an opening without room");
         let ballast = Ballast::new(disk.join("ballast"), BALLAST_BYTES);
         for _ in 0..3 {

@@ -83,7 +83,8 @@ fn an_environment_open_as_one_kind_is_refused_as_another() {
     let registry = StorageRegistry::new(folder.path());
     let extents = open_extents(folder.path());
     assert!(matches!(registry.records(folder.path(), &["t"]), Err(Error::Engine { .. })));
-    assert!(matches!(registry.extents(folder.path(), "another table"), Err(Error::Engine { .. })));
+    assert!(matches!(registry.extents(folder.path(), "another table", storage::Alignment::LargePage), Err(Error::Engine { .. })));
+    assert!(matches!(registry.extents(folder.path(), TABLE, storage::Alignment::Page), Err(Error::Engine { .. })));
     // The refusals let go of what they found.
     drop(extents);
     // Nor does it open as the other kind when closed: every place in it would be computed wrongly.
@@ -91,7 +92,10 @@ fn an_environment_open_as_one_kind_is_refused_as_another() {
     open_extents(folder.path()).locate("none").unwrap();
     let records = registry.records(&registry.folder("records"), &["t"]).unwrap();
     drop(records);
-    assert!(matches!(registry.extents(&registry.folder("records"), TABLE), Err(Error::Engine { .. })));
+    assert!(matches!(
+        registry.extents(&registry.folder("records"), TABLE, storage::Alignment::LargePage),
+        Err(Error::Engine { .. })
+    ));
 }
 
 #[test]
@@ -107,7 +111,7 @@ fn what_is_not_an_environment_is_a_clear_error_and_left_as_it_is() {
         fs::write(&data, &bytes).unwrap();
         let registry = StorageRegistry::new(folder.path());
         for _ in 0..2 {
-            let extents = registry.extents(folder.path(), TABLE);
+            let extents = registry.extents(folder.path(), TABLE, storage::Alignment::LargePage);
             assert!(matches!(extents, Err(Error::BadEnvironment { .. } | Error::Io { .. })), "{name}: {:?}", extents.map(drop));
             let records = registry.records(folder.path(), &["t"]);
             assert!(matches!(records, Err(Error::BadEnvironment { .. } | Error::Io { .. })), "{name}: {:?}", records.map(drop));
@@ -126,7 +130,7 @@ fn a_data_file_cut_short_is_a_clear_error() {
     let data = folder.path().join("mdbx.dat");
     for bytes in [3 << 16, 1 << 17, 1 << 16, 5000, 100] {
         fs::File::options().write(true).open(&data).unwrap().set_len(bytes).unwrap();
-        let result = StorageRegistry::new(folder.path()).extents(folder.path(), TABLE);
+        let result = StorageRegistry::new(folder.path()).extents(folder.path(), TABLE, storage::Alignment::LargePage);
         assert!(result.is_err(), "cut to {bytes} bytes");
     }
 }
@@ -136,7 +140,7 @@ fn a_file_in_the_folders_place_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     fs::write(&path, "x").unwrap();
-    let result = StorageRegistry::new(folder.path()).extents(&path, TABLE);
+    let result = StorageRegistry::new(folder.path()).extents(&path, TABLE, storage::Alignment::LargePage);
     assert!(matches!(result, Err(Error::NotAFolder { .. })));
 }
 
@@ -169,7 +173,7 @@ fn check_read_only(folder: &Path) {
         let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount(None::<&str>, &path, None::<&str>, read_only, None::<&str>).unwrap();
         let registry = StorageRegistry::new(&path);
-        let extents = registry.extents(&path.join("extents"), TABLE);
+        let extents = registry.extents(&path.join("extents"), TABLE, storage::Alignment::LargePage);
         assert!(matches!(extents, Err(Error::ReadOnly { .. })), "{name}: {:?}", extents.map(drop));
         let records = registry.records(&path.join("records"), &["t"]);
         assert!(matches!(records, Err(Error::ReadOnly { .. })), "{name}: {:?}", records.map(drop));

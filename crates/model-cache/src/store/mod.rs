@@ -32,7 +32,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use storage::{Ballast, Extents, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn};
+use storage::{Alignment, Ballast, Extents, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn};
 
 const CHUNKS_FOLDER: &str = "model_cache_chunks";
 const MANIFESTS_FOLDER: &str = "model_cache_manifests";
@@ -83,8 +83,11 @@ impl Store {
             return Err(Error::NoSpace { what, needed_bytes: BALLAST_BYTES / 2, free_bytes });
         }
         let records = registry.records(&folder.join(MANIFESTS_FOLDER), &TABLES).attempted(opening)?;
-        check_format(&folder, &records)?;
-        let extents = registry.extents(&folder.join(CHUNKS_FOLDER), CHUNKS_TABLE).attempted(opening)?;
+        let alignment = match check_format(&folder, &records)? {
+            1 => Alignment::Page,
+            _ => Alignment::LargePage,
+        };
+        let extents = registry.extents(&folder.join(CHUNKS_FOLDER), CHUNKS_TABLE, alignment).attempted(opening)?;
         ballast.take().attempted(opening)?;
         drop(room);
         let store = Arc::new(Self { folder, records, extents, leases, ballast, touched: Mutex::default() });
@@ -447,13 +450,13 @@ fn link(txn: &WriteTxn<'_>, blob: &mut BlobRecord, blob_key: &str, meta_key: Str
     txn.put(&BLOBS, blob_key, blob).attempted(writing)
 }
 
-/// Refuses a store of a newer format before anything of it is read or written; marks a new one.
-fn check_format(folder: &Path, records: &Records) -> Result<()> {
+/// The store's format. Refuses a newer one before anything of it is read or written; marks a new store.
+fn check_format(folder: &Path, records: &Records) -> Result<u32> {
     let reading = || format!("could not read the format of the store {}", folder.display());
     let found = records.begin_read().attempted(reading)?.get_bytes(&STORE, "format").attempted(reading)?;
     match found {
         Some(bytes) => match <[u8; 4]>::try_from(bytes.as_slice()).map(u32::from_le_bytes) {
-            Ok(FORMAT) => Ok(()),
+            Ok(found @ 1..=FORMAT) => Ok(found),
             Ok(found) => Err(Error::StoreFormat { store: folder.to_owned(), found, supported: FORMAT }),
             Err(_) => Err(Error::Damaged {
                 what: format!("the store {}", folder.display()),
@@ -462,8 +465,10 @@ fn check_format(folder: &Path, records: &Records) -> Result<()> {
         },
         None => {
             let txn = records.begin_write().attempted(writing)?;
-            txn.insert_bytes(&STORE, "format", &FORMAT.to_le_bytes()).attempted(writing)?;
-            txn.commit().attempted(writing)
+            let is_new = txn.insert_bytes(&STORE, "format", &FORMAT.to_le_bytes()).attempted(writing)?;
+            txn.commit().attempted(writing)?;
+            // Else another process, perhaps of another build, was first.
+            if is_new { Ok(FORMAT) } else { check_format(folder, records) }
         }
     }
 }

@@ -10,7 +10,12 @@ use crate::{
 use std::{
     collections::HashSet,
     ops::Range,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, SyncSender},
+    },
+    thread,
     time::Duration,
 };
 use storage::{Extent, Lease, Mapping, SeparateMappings};
@@ -20,6 +25,10 @@ const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 const LEASE_PAUSE: Duration = Duration::from_millis(1);
 /// How much is read at once where blocks are checked.
 const CHECK_BYTES: u64 = 1 << 20;
+/// How much is read at once where a whole file is: what is still in the processor's cache when its CRC32C is computed.
+const CRC_BYTES: u64 = 256 << 10;
+/// Threads that compute CRC32Cs at once: while one computes, others wait for the disk.
+const CRC_THREADS: usize = 4;
 
 /// A sealed file and the lease that keeps it, until dropped.
 #[derive(Debug)]
@@ -90,7 +99,7 @@ impl Store {
                 if waited >= LEASE_PATIENCE {
                     return Err(Error::Busy { what: name(), reason: "somebody holds it exclusively" });
                 }
-                std::thread::sleep(LEASE_PAUSE);
+                thread::sleep(LEASE_PAUSE);
                 waited += LEASE_PAUSE;
                 continue;
             };
@@ -169,6 +178,18 @@ impl StoredFile {
             Content::Inline(bytes) if bytes.is_empty() => Ok(()),
             Content::Inline(bytes) => each(0, Ok(bytes), crc32c::crc32c(bytes)),
             Content::View(view) => view.read_blocks(each),
+        }
+    }
+
+    /// Computes the CRC32C of each block, several at once: gives each block's index, its CRC32C or why it can't be read, and that it was
+    /// sealed with, in no order. From the disk, or, where `cached` says so, from memory as far as it is there. Ends early with the first error
+    /// of `each`.
+    pub(crate) fn block_crcs(&self, cached: bool, mut each: impl FnMut(u64, Result<u32>, u32) -> Result<()>) -> Result<()> {
+        match &self.content {
+            // Checked when it was opened.
+            Content::Inline(bytes) if bytes.is_empty() => Ok(()),
+            Content::Inline(bytes) => each(0, Ok(crc32c::crc32c(bytes)), crc32c::crc32c(bytes)),
+            Content::View(view) => view.block_crcs(cached, each),
         }
     }
 }
@@ -329,6 +350,56 @@ impl View {
             each(block, read.map(|()| &*bytes), crc)?;
         }
         Ok(())
+    }
+
+    /// As [`StoredFile::block_crcs`].
+    fn block_crcs(&self, cached: bool, mut each: impl FnMut(u64, Result<u32>, u32) -> Result<()>) -> Result<()> {
+        if !cached {
+            let reader = self.store.extents.reader();
+            self.extents.iter().try_for_each(|extent| reader.forget(extent)).attempted(|| "could not read anew".to_owned())?;
+        }
+        let blocks = self.blob.block_crcs.len() as u64;
+        (0..self.extents.len()).filter_map(|index| self.chunk(index)).for_each(storage::read_in_large_pieces);
+        let next = AtomicU64::new(0);
+        let work = |told: SyncSender<(u64, Result<u32>)>| {
+            let mut buffer = vec![0; CRC_BYTES as usize];
+            loop {
+                let block = next.fetch_add(1, Ordering::Relaxed);
+                // Who no longer listens wants no more.
+                if block >= blocks || told.send((block, self.block_crc(block, cached, &mut buffer))).is_err() {
+                    break;
+                }
+            }
+        };
+        thread::scope(|scope| {
+            let (told, heard) = mpsc::sync_channel(CRC_THREADS);
+            for _ in 0..blocks.min(CRC_THREADS as u64) {
+                let (told, work) = (told.clone(), &work);
+                scope.spawn(move || work(told));
+            }
+            drop(told);
+            heard.into_iter().try_for_each(|(block, found)| each(block, found, self.blob.block_crcs[block as usize]))
+        })
+    }
+
+    /// The CRC32C of a block. By `pread`, which tells of what the disk can't deliver.
+    fn block_crc(&self, block: u64, cached: bool, buffer: &mut [u8]) -> Result<u32> {
+        let layout = self.blob.layout();
+        let Range { start, end } = layout.block_range(block);
+        let (chunk, within) = layout.place(start);
+        if !cached {
+            // The kernel reads ahead in larger pieces where a mapping is read, and for each thread by itself. An error shows again below.
+            let mapped = self.chunk(chunk as usize).and_then(|bytes| bytes.get(within as usize..(within + end - start) as usize));
+            let _ = storage::populate(mapped.unwrap_or_default());
+        }
+        let mut found = 0;
+        for at in (0..end - start).step_by(CRC_BYTES as usize) {
+            let part = &mut buffer[..(end - start - at).min(CRC_BYTES) as usize];
+            let read = self.store.extents.reader().read_at(&self.extents[chunk as usize], within + at, part);
+            read.attempted(|| format!("could not read block {block}"))?;
+            found = crc32c::crc32c_append(found, part);
+        }
+        Ok(found)
     }
 
     pub(crate) fn extents(&self) -> &[Extent] {

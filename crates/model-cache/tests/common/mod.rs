@@ -275,7 +275,7 @@ fn read(store: &str, repo: &str, path: &str) -> Result<String> {
 /// Takes the disk space of so many chunks, and dies before the commit that would make them somebody's.
 fn reserve_and_die(store: &Path, chunks: u64) -> ! {
     let registry = storage::StorageRegistry::new(store);
-    let extents = registry.extents(&store.join("model_cache_chunks"), "chunks").unwrap();
+    let extents = registry.extents(&store.join("model_cache_chunks"), "chunks", storage::Alignment::LargePage).unwrap();
     let spec = |n| storage::ExtentSpec { key: format!("file:org/model:x:chunk:{n}"), data_bytes: CHUNK_BYTES };
     let specs: Vec<_> = (0..chunks).map(spec).collect();
     let txn = extents.begin_reserve().unwrap();

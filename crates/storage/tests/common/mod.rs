@@ -14,7 +14,7 @@ pub(crate) const TABLE: &str = "chunks";
 const CHILD: &str = "STORAGE_TEST_CHILD";
 
 pub(crate) fn open_extents(folder: &Path) -> Arc<Shared<Extents>> {
-    StorageRegistry::new(folder).extents(folder, TABLE).unwrap()
+    StorageRegistry::new(folder).extents(folder, TABLE, storage::Alignment::LargePage).unwrap()
 }
 
 pub(crate) fn specs(prefix: &str, sizes: &[u64]) -> Vec<ExtentSpec> {
