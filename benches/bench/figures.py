@@ -68,6 +68,8 @@ def iec(count: float) -> str:
 
 def duration(seconds: float) -> str:
     """Three digits or so, in the unit that suits: 4.52 s, 130 ms, 2.1 us, 80 ns."""
+    if seconds == 0:
+        return "0 s"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if abs(seconds) >= size:
             return f"{digits(seconds / size)} {unit}"

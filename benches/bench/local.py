@@ -1,46 +1,56 @@
-"""Workloads within one process: those of the Rust program `model-cache-bench`, and the open of a file from Python.
+"""Workloads within one process: those of the Rust program `model-cache-bench`, and the same from Python, `python_get_file.py`.
 
-The program says what it has (`model-cache-bench list`); each round is one call of it. Which of its figures must reach what is told in
-bounds.py, like all others.
+Both say what they have (`list`), and are called alike: a round is one call. Which of their figures must reach what is told in bounds.py,
+like all others.
 """
 from __future__ import annotations
 
 import contextlib
 import json
-import pathlib
 import subprocess
+import sys
 
 from . import measure
 from .bounds import OURS
 from .figures import GIB, Run, iec
-from .network import FILE, imported
-from .origin import forget
+from .origin import TOP, forget
 from .workload import Prepared, Skip, Subject, Workload
 
 # Bytes for the peers where they do with their data what ours does without: ours reserves, they write.
 LESS = {"turnover": GIB}
+PYTHON = TOP / "benches/python_get_file.py"
 
 
 def workloads(bench) -> list[Workload]:
-    """Of the Rust program, and our own."""
-    listed = json.loads(subprocess.run([bench.bench_program, "list"], check=True, capture_output=True).stdout)
-    return [*(_of_program(told) for told in listed),
-            Workload("python-get-file", "get_file and memoryview of 10 kB, from Python", "warm", python_get_file),
-            Workload("curve-open", "open of a file as one slice over its chunks", "warm", open_over_chunks, rounds=3, x="chunks",
-                     y="p50_us", points=(1, 2, 5, 10, 20, 41), smoke_points=(1, 2))]
+    """What both programs list, and the curve over one of theirs."""
+    of_rust = [_of_program(told, lambda _bench: [bench.bench_program]) for told in _listed([bench.bench_program])]
+    of_python = [_of_program(told, _python) for told in _listed([sys.executable, PYTHON])]
+    return [*of_rust, *of_python, Workload("curve-open", "open of a file as one slice over its chunks", "warm", open_over_chunks, rounds=3,
+                                           x="chunks", y="p50_us", points=(1, 2, 5, 10, 20, 41), smoke_points=(1, 2))]
 
 
-def _of_program(told: dict) -> Workload:
-    return Workload(told["name"], told["about"], "cold" if told["needs_root"] else "warm", lambda bench: _rounds(bench, told),
+def _listed(program: list) -> list[dict]:
+    return json.loads(subprocess.run([*program, "list"], check=True, capture_output=True).stdout)
+
+
+def _python(bench) -> list:
+    python = bench.wheel_python()
+    if python is None:
+        raise Skip("no Python with the wheel: make wheel")
+    return [python, PYTHON]
+
+
+def _of_program(told: dict, program) -> Workload:
+    return Workload(told["name"], told["about"], "cold" if told["needs_root"] else "warm", lambda bench: _rounds(bench, told, program(bench)),
                     root=told["needs_root"])
 
 
 @contextlib.contextmanager
-def _rounds(bench, told: dict, *options: str):
+def _rounds(bench, told: dict, program: list, *options: str):
     if told["needs_root"] and not measure.may_drop_caches():
         raise Skip("needs root, to drop caches: sudo make bench")
     # One folder for all: workloads on the same data share it.
-    command = [bench.bench_program, told["name"], "--dir", bench.folder("local"), *(["--tiny"] if bench.smoke else []), *options]
+    command = [*program, told["name"], "--dir", bench.folder("local"), *(["--tiny"] if bench.smoke else []), *options]
     each_round = told["prepared"] == "each-round"
     if not bench.smoke:
         # What is brought in, and beside it the same as a plain file.
@@ -61,7 +71,7 @@ def _rounds(bench, told: dict, *options: str):
             run = Run.of(document)
             # Everybody has read the same bytes.
             sums[name] = run.values.pop("sum_low_32_bits", None)
-            if len(set(sums.values())) > 1:
+            if len(set(sums.values()) - {None}) > 1:
                 raise measure.Failed(f"{told['name']}: subjects differ in what they read: {sums}")
             if told["name"] == "many-files":
                 run.values |= _listings(bench, document["store"])
@@ -88,22 +98,4 @@ def _listings(bench, store: str) -> dict[str, float]:
 def open_over_chunks(bench, chunks: float):
     told = {"name": "open-chunks", "needs_root": False, "prepared": "once", "subjects": [OURS, "plain-mmap"],
             "size": {"bytes": int(chunks) * 100 << 20}}
-    return _rounds(bench, told, "--chunks", str(int(chunks)))
-
-
-@contextlib.contextmanager
-def python_get_file(bench):
-    python = bench.wheel_python()
-    if python is None:
-        raise Skip("no Python with the wheel: make wheel")
-    program = pathlib.Path(__file__).with_name("get_file.py")
-    with imported(bench, 10_000, exact=True) as (store, repo):
-
-        def run(subject: str) -> Subject:
-            def once(_round: int) -> Run:
-                told = measure.measure([python, program, subject, store, repo, FILE, str(bench.count(20_000, 100))], bench.peers.env)
-                return Run.of(json.loads(told.stdout))
-
-            return Subject(subject, once)
-
-        yield Prepared([run(OURS), run("open + mmap")], notes=["seconds: of all opens of a run; p50 of one. Both end in a memoryview."])
+    return _rounds(bench, told, [bench.bench_program], "--chunks", str(int(chunks)))

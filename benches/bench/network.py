@@ -285,22 +285,6 @@ def kill_and_resume(bench):
 
 
 @contextlib.contextmanager
-def imported(bench, size: int, exact: bool = False):
-    """A store that holds one file of so many bytes under the name FILE."""
-    room = bench.folder("imported")
-    named = room / FILE
-    forget(named)
-    named.symlink_to(bench.random(size, exact=exact))
-    store, repo = room / "store", "bench/imported"
-    forget(store)
-    subprocess.run(bench.ours(store, "import", repo, named), check=True, env=bench.peers.env, capture_output=True)
-    try:
-        yield store, repo
-    finally:
-        forget(room)
-
-
-@contextlib.contextmanager
 def disk_after_rm(bench):
     """What a store keeps of the disk when all of it was removed."""
     source = bench.random(4 * GIB)

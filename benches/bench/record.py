@@ -9,7 +9,7 @@ from . import machine
 from .bounds import judge
 from .figures import Run
 from .origin import TOP
-from .table import Table, at_words, curve_of, figures_of, verdicts_table
+from .table import Table, at_words, curve_of, figures_of, name_words, verdicts_table
 from .workload import Outcome
 
 FOLDER = TOP / "benches/record"
@@ -99,6 +99,12 @@ def smoke_words(record: Record) -> str:
     return "\n".join(lines)
 
 
+def sentence(outcome: Outcome) -> str:
+    """The heading, for a page."""
+    told = heading(outcome)
+    return f"{told[0].upper()}{told[1:]}."
+
+
 def terminal(record: Record) -> str:
     """All of it, for a terminal."""
     lines = [machine.words(record.machine), f"{record.date}, commit {record.commit}; {', '.join(f'{name} {version}' for name, version in record.peers.items())}"]
@@ -124,10 +130,10 @@ def page(record: Record, plots: list[str]) -> str:
     for plot in plots:
         lines += [f"![{plot.removesuffix('.svg').rsplit('.', 1)[-1]}]({plot})", ""]
     for outcome in record.workloads():
-        lines += [f"## {outcome.name}", "", f"{heading(outcome).capitalize()}.", "", *figures_of(outcome).markdown(), ""]
+        lines += [f"## {outcome.name}", "", f"{sentence(outcome)}", "", *figures_of(outcome).markdown(), ""]
         lines += [line for note in outcome.notes for line in (note, "")]
     for name, points in record.curves().items():
-        lines += [f"## {name}", "", f"{heading(points[0]).capitalize()}. {points[0].y}.", "", *curve_of(points).markdown(), ""]
+        lines += [f"## {name}", "", f"{sentence(points[0])} {name_words(points[0].y).capitalize()}.", "", *curve_of(points).markdown(), ""]
     if left_out := record.left_out():
         lines += ["## Not measured", "", *(f"- {line}" for line in left_out), ""]
     return "\n".join(lines)
@@ -152,7 +158,7 @@ def readme_part(record: Record | None, plots: list[str]) -> str:
              f"([all figures](benches/record/{record.name}.md)).", ""]
     pull = next((outcome for outcome in record.workloads() if outcome.name == "pull"), None)
     if pull:
-        lines += [f"{heading(pull).capitalize()}:", "", *_without(figures_of(pull), "BESIDE").markdown(), ""]
+        lines += [f"{sentence(pull)}", "", *_without(figures_of(pull), "BESIDE").markdown(), ""]
     lines += [*verdicts_table(verdicts).markdown(), ""]
     for plot in plots:
         if plot.removesuffix(".svg").rsplit(".", 1)[-1] in README_PLOTS:

@@ -9,6 +9,10 @@ from .record import Record
 from .workload import Workload
 
 
+# Bounds whose figure another branch brings; to be emptied when it is here.
+AWAITED = ("from the last byte to sealed", "cold load with prefetch, to plain mmap", "cold load with prefetch, to a parallel read")
+
+
 class Insane(Exception):
     """A record that no real run can have made."""
 
@@ -34,7 +38,7 @@ def check(record: Record, wanted: list[Workload], plots: list[str], can_plot: bo
     # A bound whose figure is called otherwise would never be judged.
     for verdict in record.verdicts():
         outcome = by_name[verdict.bound.workload][0]
-        if verdict.value is None and not outcome.skipped and not outcome.missing:
+        if verdict.value is None and verdict.bound.what not in AWAITED and not outcome.skipped and not outcome.missing:
             _wrong(f"{verdict.bound.workload}: nothing to hold \"{verdict.bound.what}\" against")
     unknown = {bound.workload for bound in BOUNDS} - set(by_name)
     if unknown and len(wanted) > 20:

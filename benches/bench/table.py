@@ -79,6 +79,8 @@ def beside(run: Run) -> str:
 
 def name_words(name: str) -> str:
     """A figure's name without its unit, in words."""
+    if name == "seconds":
+        return "time"
     for unit in ("_bytes_per_second", "_bytes", "_seconds", "_ms", "_us", "_ns"):
         name = name.removesuffix(unit)
     return {"bytes_per_second": "rate", "bytes_per_cpu_second": "rate by CPU time"}.get(name, name).replace("_", " ")
@@ -104,4 +106,4 @@ def curve_of(points: list[Outcome]) -> Table:
 
 def at_words(x: str, at: float) -> str:
     """A place on an x axis."""
-    return iec(at) if x.endswith("bytes") else f"{at:g}"
+    return iec(at).replace(".0 ", " ") if x.endswith("bytes") else f"{at:g}"

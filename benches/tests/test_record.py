@@ -42,7 +42,7 @@ def test_a_record_is_named_by_date_and_machine():
 
 def test_the_page_tells_every_figure_bound_curve_and_gap():
     told = page(WHOLE, ["2026-11-20-x.pull.svg"])
-    for part in ("| hf download | 14.5 s |", "3.22x", "seal 875 ms", "missed by 28 %", "## curve-size", "| 256.0 MiB |", "small-files: needs root",
+    for part in ("| hf download | 14.5 s |", "3.22x", "seal 875 ms", "missed by 28 %", "## curve-size", "| 256 MiB |", "Pull of 4 GiB; warm; median of 2.", "small-files: needs root",
                  "pull, wget2: no wget2 here", "A note.", "![pull](2026-11-20-x.pull.svg)"):
         assert part in told, part
     # Every line of every table has as many cells as its head.
