@@ -6,7 +6,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
 };
-use storage::StorageRegistry;
+use storage::{Alignment, StorageRegistry};
 use tabagent_model_cache::{ImportOptions, ModelCache, ModelFile};
 
 pub(crate) const REPO: &str = "bench/file";
@@ -68,7 +68,11 @@ impl Bed {
 
     /// Punches the stored zeros: they read as before, and take no space.
     fn give_back_zeros(&self) -> Result<()> {
-        let extents = StorageRegistry::new(self.store()).extents(&self.store().join("model_cache_chunks"), "chunks")?;
+        let extents = StorageRegistry::new(self.store()).extents(
+            &self.store().join("model_cache_chunks"),
+            "chunks",
+            Alignment::LargePage,
+        )?;
         let writer = extents.open_writer()?;
         for key in extents.begin_free()?.keys()? {
             if let Some(extent) = extents.locate(&key)? {

@@ -14,6 +14,12 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
+use tabagent_model_cache::PrefetchOptions;
+
+/// Ourselves, asked to bring the file in before it is read.
+const PREFETCHED: &str = "model-cache-prefetch";
+
+pub(super) const SUBJECTS: &[&str] = &[PREFETCHED, OURS, PLAIN_MMAP, "plain-pread"];
 
 pub(super) fn load(setting: &Setting, subject: &str) -> Result<Round> {
     let bed = slice::bed(setting);
@@ -22,6 +28,11 @@ pub(super) fn load(setting: &Setting, subject: &str) -> Result<Round> {
     let (sum, measured) = measure::measure_with_memory(|| {
         Ok(black_box(match subject {
             OURS => sum_lines(&bed.file()?),
+            PREFETCHED => {
+                let file = bed.file()?;
+                file.prefetch(&PrefetchOptions::default())?;
+                sum_lines(&file)
+            }
             PLAIN_MMAP => sum_lines(&mapped::map(&bed.plain())?),
             _ => read_in_parallel(&bed.plain(), setting)?,
         }))

@@ -163,7 +163,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     Workload {
         name: "cold-load",
         about: "from opening a file to its last cache line read, in order; page cache dropped; plain-pread with --threads and --io-bytes",
-        subjects: &[OURS, PLAIN_MMAP, "plain-pread"],
+        subjects: cold::SUBJECTS,
         needs_root: true,
         prepared: Prepare::Once,
         size: size(4 * GIB, 0),

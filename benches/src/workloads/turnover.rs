@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use storage::{ExtentSpec, Extents, Shared, StorageRegistry};
+use storage::{Alignment, ExtentSpec, Extents, Shared, StorageRegistry};
 use tabagent_model_cache::{BLOCK_BYTES, CHUNK_BYTES};
 
 pub(super) const SUBJECTS: &[&str] = &[OURS, "lmdb", "redb", "libmdbx"];
@@ -133,7 +133,7 @@ fn open(folder: &Path, subject: &str) -> Result<Box<dyn Room>> {
         let store = peers::open(subject, folder)?;
         return Ok(Box::new(Values { store, chunks: HashMap::new(), zeros: vec![0; CHUNK_BYTES as usize] }));
     }
-    let extents = StorageRegistry::new(folder).extents(folder, "chunks")?;
+    let extents = StorageRegistry::new(folder).extents(folder, "chunks", Alignment::LargePage)?;
     Ok(Box::new(Reservations { extents, keys: HashMap::new() }))
 }
 
