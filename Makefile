@@ -1,7 +1,7 @@
 # make demo       see it work: pull, kill, resume, read, remove
 # make test       everything that must hold before a commit; CI runs this
 # make check      the part of it that runs nothing: format, lints, docs, arrows between crates
-# make bench      our workloads beside curl, hf, aria2c, LMDB and others, in turns (25 minutes, 45 GiB of disk; benches/README.md)
+# make bench      our workloads beside curl, hf, aria2c, LMDB and others, in turns (half an hour, 50 GiB of disk; benches/README.md)
 #                 ONLY=pull,import  ROUNDS=5  RECORD=1 into benches/record  ARGS=--list
 # make bench-smoke       that each of them runs, on tiny inputs: part of `make test`
 # make bench-readme      the README's figures, anew from the newest record

@@ -101,7 +101,8 @@ def run(bench: Bench, workload: Workload, rounds: int) -> list[Outcome]:
     if not workload.x:
         return [run_once(bench, workload, rounds)]
     points = workload.smoke_points if bench.smoke else workload.points
-    return [run_once(bench, workload, 1 if at > 4 * GIB else rounds, at) for at in points]
+    # Of sizes: the large ones are long enough to tell with one run.
+    return [run_once(bench, workload, 1 if at > GIB else rounds, at) for at in points]
 
 
 def run_once(bench: Bench, workload: Workload, rounds: int, at: float | None = None) -> Outcome:

@@ -11,13 +11,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 from .origin import TOP
 
 BUILD = TOP / ".build/bench"
 VENV = BUILD / "venv"
 REQUIREMENTS = ["huggingface_hub==2.4.0", "hf-xet==1.8.0", "matplotlib==3.11.2"]
-DEBIAN = ["aria2", "wget2", "curl", "openssl"]
+# In Cargo.lock: what is measured within model-cache-bench.
+CRATES = {"heed", "lmdb-master-sys", "redb", "libmdbx", "sha2", "ring", "aws-lc-rs", "crc32c", "crc-fast", "crc32fast"}
 VERSION = {"curl": ["--version"], "openssl": ["version"], "aria2c": ["--version"], "wget2": ["--version"], "cp": ["--version"],
            "hf": ["version"], "nginx": ["-v"]}
 
@@ -111,4 +113,6 @@ class Peers:
         for requirement in REQUIREMENTS[:2] if self.python else []:
             told.update([requirement.split("==")])
         told.pop("hf")
+        locked = tomllib.loads((TOP / "Cargo.lock").read_text())["package"]
+        told.update((package["name"], package["version"]) for package in locked if package["name"] in CRATES)
         return {name: version for name, version in told.items() if version}
