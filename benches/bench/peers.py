@@ -27,7 +27,7 @@ VERSION = {"curl": ["--version"], "openssl": ["version"], "aria2c": ["--version"
 def python() -> pathlib.Path | None:
     """The Python that has hf and matplotlib, made where it is missing or has other versions; None where it can't be."""
     stamp, wanted = VENV / "requirements", "\n".join(REQUIREMENTS)
-    if stamp.exists() and stamp.read_text() == wanted:
+    if stamp.exists() and stamp.read_text() == wanted and _quietly([VENV / "bin/python", "-c", ""]):
         return VENV / "bin/python"
     print("bench: installing " + ", ".join(REQUIREMENTS) + " into .build/bench/venv", file=sys.stderr, flush=True)
     shutil.rmtree(VENV, ignore_errors=True)
