@@ -18,8 +18,6 @@ from .workload import Prepared, Skip, Subject, Workload
 
 # Bytes for the peers where they do with their data what ours does without: ours reserves, they write.
 LESS = {"turnover": GIB}
-# What was found best for a parallel read here (docs/performance.md): 4 threads, and pieces that stay in a core's cache.
-BEST = {"plain-pread": ["--threads", "4", "--io-bytes", str(256 << 10)]}
 PYTHON = TOP / "benches/python_get_file.py"
 
 
@@ -64,7 +62,7 @@ def _rounds(bench, told: dict, program: list, *options: str):
 
     def subject(name: str) -> Subject:
         smaller = LESS.get(told["name"]) if name != OURS and not bench.smoke else None
-        words = [*command, "--subject", name, *(["--bytes", str(smaller)] if smaller else []), *BEST.get(name, [])]
+        words = [*command, "--subject", name, *(["--bytes", str(smaller)] if smaller else [])]
 
         def run(_round: int) -> Run:
             if each_round:
