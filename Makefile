@@ -1,8 +1,11 @@
 # make demo       see it work: pull, kill, resume, read, remove
 # make test       everything that must hold before a commit; CI runs this
 # make check      the part of it that runs nothing: format, lints, docs, arrows between crates
-# make figures    the numbers of docs/design.md, measured anew (minutes, and 20 GiB of disk)
-# make figures-loaders   those of docs/loaders.md: Python, ONNX Runtime, candle (minutes, and 5 GiB)
+# make bench      our workloads beside curl, hf, aria2c, LMDB and others, in turns (half an hour, 50 GiB of disk; benches/README.md)
+#                 ONLY=pull,import  ROUNDS=5  RECORD=1 into benches/record  ARGS=--list
+# make bench-smoke       that each of them runs, on tiny inputs: part of `make test`
+# make bench-readme      the README's figures, anew from the newest record
+# make figures-loaders   the figures of docs/loaders.md: Python, ONNX Runtime, candle (minutes, and 5 GiB)
 # make loaders    llama.cpp from the store, beside the same file by path (the first time ten minutes, to build it)
 # make wheel      the Python module, into target/wheels
 # make setup      only what the others need from Debian and PyPI
@@ -10,7 +13,7 @@
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check figures figures-loaders loaders wheel setup clean
+.PHONY: demo test check bench bench-smoke bench-readme figures-loaders loaders wheel setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -22,8 +25,14 @@ test: setup
 check: setup
 	@scripts/with scripts/check
 
-figures: setup
-	@scripts/with scripts/figures
+bench: wheel
+	@scripts/with scripts/bench $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RECORD),--record) $(ARGS)
+
+bench-smoke: setup
+	@scripts/with scripts/bench --smoke $(if $(ONLY),--only "$(ONLY)")
+
+bench-readme: setup
+	@scripts/with scripts/bench --readme
 
 loaders: setup
 	@scripts/with scripts/loaders
