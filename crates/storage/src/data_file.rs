@@ -358,7 +358,7 @@ mod tests {
             let mut step_bytes = PUNCH_STEP_BYTES;
             for (ms, rest) in steps {
                 let next = next_step_bytes(step_bytes, step_bytes.min(rest), Duration::from_millis(ms));
-                prop_assert!(next >= PUNCH_STEP_BYTES && next % PUNCH_STEP_BYTES == 0);
+                prop_assert!(next >= PUNCH_STEP_BYTES && next.is_multiple_of(PUNCH_STEP_BYTES));
                 let goes_the_right_way = if ms < 3 { next >= step_bytes } else { next <= step_bytes };
                 prop_assert!(goes_the_right_way, "{step_bytes} to {next} after {ms} ms");
                 step_bytes = next;
