@@ -15,11 +15,11 @@ use std::{ffi::c_void, num::NonZeroUsize, ops::Deref, ptr::NonNull};
 
 /// The data of several extents, mapped side by side: one contiguous read-only slice.
 ///
-/// The base lies on a 64 KiB boundary, so any smaller alignment within the data holds; on one of 2 MiB where the first extent's data does, so
-/// that the kernel may map large pages; 32 MiB and more are also read from the disk in pieces of that size, whatever the kernel's read-ahead. Needs neither a transaction nor the
-/// environment; what keeps the bytes from being freed and reused is the lease its owner holds. Cost: three system calls and one
-/// more an extent, and no memory of the process; pages come from the page cache as they are touched. Reading a page the
-/// disk can't deliver raises SIGBUS, as with every mapping.
+/// The base lies on a 64 KiB boundary, so any smaller alignment within the data holds; on one of 2 MiB where the first extent's data
+/// does, so that the kernel may map large pages. 32 MiB and more are read from the disk in pieces of 2 MiB, whatever the kernel's
+/// read-ahead. Needs neither a transaction nor the environment; what keeps the bytes from being freed and reused is the lease its
+/// owner holds. Cost: three system calls and one more an extent, and no memory of the process; pages come from the page cache as they
+/// are touched. Reading a page the disk can't deliver raises SIGBUS, as with every mapping.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<c_void>,
