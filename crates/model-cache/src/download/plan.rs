@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn towards_the_end_each_connection_takes_its_share() {
-        let mut plan = Plan::new(&[false; 20], 20 * BLOCK_BYTES, 4);
+        let mut plan = Plan::new(&[false; 20], 4);
         let taken: Vec<u64> = std::iter::from_fn(|| plan.take_or_leave(8, 4)).map(|range| range.end - range.start).collect();
         assert_eq!(taken, [5, 4, 3, 2, 2, 1, 1, 1, 1]);
     }
