@@ -1,6 +1,10 @@
 //! A file of the store, open: the class `ModelFile`.
 
-use crate::errors;
+use crate::{
+    errors, values,
+    wait::Watch,
+    work::{Line, Work},
+};
 use pyo3::{
     exceptions::{PyIndexError, PyOverflowError, PyTypeError},
     prelude::*,
@@ -8,6 +12,7 @@ use pyo3::{
     types::{PyBytes, PyMemoryView, PySlice, PyTuple},
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use tabagent_model_cache::PrefetchOptions;
 
 /// A file of the store, open: all its bytes as one read-only buffer, without a copy.
 #[pyclass(frozen, weakref, module = "tabagent_model_cache")]
@@ -121,6 +126,29 @@ impl ModelFile {
     /// The same file once more, to be closed by itself.
     fn _clone(&self, py: Python<'_>) -> PyResult<Self> {
         Ok(Self::new(&self.repo, &self.path, self.opened(py)?))
+    }
+
+    /// How many of its bytes are in memory, so that reading them does not wait for the disk.
+    #[getter]
+    fn resident_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        let file = self.opened(py)?;
+        py.detach(move || file.resident_bytes()).map_err(|error| errors::raise(py, &error))
+    }
+
+    /// Reads all of it into memory and into this process's page tables: a PrefetchReport.
+    #[pyo3(signature = (progress=None, cancel=None))]
+    fn prefetch<'py>(
+        &self,
+        py: Python<'py>,
+        progress: Option<Bound<'py, PyAny>>,
+        cancel: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let (watch, file) = (Watch::new(progress, cancel)?, self.opened(py)?);
+        let prefetch = move |line: Line| {
+            file.prefetch(&PrefetchOptions { progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) })
+        };
+        let work = Work::blocking(py, prefetch, |py, report| Ok(values::prefetch_report(py, &report)?.unbind()))?;
+        watch.run(py, &work)
     }
 
     /// Waits until the bytes `start..end` are in memory, other Python threads running meanwhile: a copy of them then does not keep

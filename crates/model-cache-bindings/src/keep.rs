@@ -10,7 +10,7 @@ use crate::{
 };
 use pyo3::prelude::*;
 use std::path::PathBuf;
-use tabagent_model_cache::{ExportOptions, ImportOptions, VerifyOptions};
+use tabagent_model_cache::{ExportOptions, ImportOptions, PrefetchOptions, VerifyOptions};
 
 #[pymethods]
 impl ModelCache {
@@ -66,22 +66,45 @@ impl ModelCache {
     }
 
     /// Reads what is stored and holds it against what was sealed: a VerifyReport.
-    #[pyo3(signature = (repo=None, files=None, *, digest=false, progress=None, cancel=None))]
+    #[allow(clippy::too_many_arguments, reason = "Python gives them by name")]
+    #[pyo3(signature = (repo=None, files=None, *, digest=false, cached=false, progress=None, cancel=None))]
     fn verify<'py>(
         &self,
         py: Python<'py>,
         repo: Option<String>,
         files: Option<Bound<'py, PyAny>>,
         digest: bool,
+        cached: bool,
         progress: Option<Bound<'py, PyAny>>,
         cancel: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let (watch, globs, cache) = (Watch::new(progress, cancel)?, several("files", "str", files)?, self.opened(py)?);
         let verify = move |line: Line| {
-            let options = VerifyOptions { digest, progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
+            let options = VerifyOptions { digest, cached, progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
             cache.verify(repo.as_deref(), &globs, &options)
         };
         let work = Work::blocking(py, verify, |py, report| Ok(values::verify_report(py, &report)?.unbind()))?;
+        watch.run(py, &work)
+    }
+
+    /// Reads files into memory, so that loading them does not wait for the disk: a PrefetchReport.
+    #[pyo3(signature = (repo, *, quant=None, files=None, progress=None, cancel=None))]
+    fn prefetch<'py>(
+        &self,
+        py: Python<'py>,
+        repo: String,
+        quant: Option<Bound<'py, PyAny>>,
+        files: Option<Bound<'py, PyAny>>,
+        progress: Option<Bound<'py, PyAny>>,
+        cancel: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let (watch, cache) = (Watch::new(progress, cancel)?, self.opened(py)?);
+        let (quants, globs) = (several("quant", "str", quant)?, several("files", "str", files)?);
+        let prefetch = move |line: Line| {
+            let options = PrefetchOptions { progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
+            cache.prefetch(&repo, &quants, &globs, &options)
+        };
+        let work = Work::blocking(py, prefetch, |py, report| Ok(values::prefetch_report(py, &report)?.unbind()))?;
         watch.run(py, &work)
     }
 

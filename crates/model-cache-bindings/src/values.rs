@@ -152,6 +152,18 @@ pub(crate) fn verify_report<'py>(py: Python<'py>, report: &VerifyReport) -> PyRe
     })
 }
 
+pub(crate) fn prefetch_report<'py>(py: Python<'py>, report: &PrefetchReport) -> PyResult<Bound<'py, PyAny>> {
+    record!(py, "PrefetchReport", {
+        files: report.files,
+        size_bytes: report.bytes,
+        resident_bytes: report.resident_bytes,
+        read_bytes: report.read_bytes(),
+        left_bytes: report.left_bytes,
+        available_bytes: report.available_bytes,
+        seconds: report.elapsed.as_secs_f64(),
+    })
+}
+
 pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyAny>> {
     record!(py, "Stats", {
         files: stats.files,

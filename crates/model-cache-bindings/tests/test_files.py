@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import BIG, MIB, REPO, Hub
 
-from tabagent_model_cache import ClosedError, FileNotInRepo, ModelCache, ModelFile
+from tabagent_model_cache import Cancelled, ClosedError, FileNotInRepo, ModelCache, ModelFile, NotInStore
 
 Open = Callable[..., ModelCache]
 
@@ -234,3 +234,38 @@ def test_several_threads_read_and_remove_side_by_side(cache: ModelCache, content
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_a_prefetched_file_is_resident_and_its_report_adds_up(cache: ModelCache, file: ModelFile) -> None:
+    calls: list[tuple[int, int]] = []
+    report = file.prefetch(progress=lambda done, total: calls.append((done, total)))
+    assert report.size_bytes == len(file) == file.resident_bytes
+    assert report.resident_bytes + report.read_bytes + report.left_bytes == len(file)
+    assert report.files == 1 and report.seconds >= 0 and calls == sorted(calls) and calls[-1] == (len(file), len(file))
+    again = cache.prefetch(REPO, files="*.safetensors")
+    assert (again.size_bytes, again.resident_bytes, again.read_bytes) == (len(file), len(file), 0)
+
+
+def test_a_prefetch_is_cancelled_by_its_token_and_by_what_progress_raises(cache: ModelCache, file: ModelFile) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    for prefetch in [lambda: file.prefetch(cancel=cancel), lambda: cache.prefetch(REPO, cancel=cancel)]:
+        with pytest.raises(Cancelled):
+            prefetch()
+
+    def refuse(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        file.prefetch(progress=refuse)
+    assert file.prefetch().size_bytes == len(file)
+
+
+def test_what_is_not_here_can_not_be_prefetched(cache: ModelCache, file: ModelFile) -> None:
+    with pytest.raises(NotInStore):
+        cache.prefetch("org/absent")
+    with pytest.raises(FileNotInRepo):
+        cache.prefetch(REPO, files=["*.gguf"])
+    file.close()
+    with pytest.raises(ClosedError):
+        file.prefetch()

@@ -218,6 +218,23 @@ Examples:
         #[arg(required = true)]
         path: Vec<PathBuf>,
     },
+    /// Read files into memory, so that loading them does not wait for the disk
+    #[command(after_help = "\
+Examples:
+  model-cache warm bartowski/Llama-3.2-3B-Instruct-GGUF --quant Q4_K_M
+  model-cache warm org/name '*.safetensors'
+
+They stay in the page cache, which every process shares, until something else needs the memory. \
+Of what is larger than the memory available, the end is left on the disk.")]
+    Warm {
+        /// org/name or org/name@REVISION
+        repo: String,
+        /// Which files, by path or glob [default: all that are here]
+        file: Vec<String>,
+        /// A quant, with what it needs besides; may be given several times
+        #[arg(long, short = 'q', value_name = "Q")]
+        quant: Vec<String>,
+    },
     /// Read stored bytes again and compare their checksums
     #[command(after_help = "\
 Examples:
@@ -231,6 +248,9 @@ Examples:
         /// Compute each file's digest too, as the Hub gave it
         #[arg(long)]
         digest: bool,
+        /// Check what is in memory as it is there, without reading it from the disk again
+        #[arg(long, conflicts_with = "digest")]
+        cached: bool,
     },
     /// Remove a repo, or some of its files, and free their space
     #[command(after_help = "\

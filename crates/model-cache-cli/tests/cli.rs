@@ -158,11 +158,38 @@ fn pull_ls_df_and_verify_give_the_promised_documents() {
         assert!(df[field].is_u64(), "{field}: {df}");
     }
     assert_eq!((df["files"].as_u64(), df["live_bytes"].as_u64()), (Some(2), Some(3 * MIB + 7)));
-    for args in [&["verify"][..], &["verify", REPO, "*.gguf", "--digest"]] {
+    for args in [&["verify"][..], &["verify", REPO, "*.gguf", "--digest"], &["verify", "--cached"]] {
         let verified = machine.json(args);
         assert_eq!(verified["bad"], serde_json::json!([]));
         assert!(verified["files"].as_u64().unwrap() > 0 && verified["blocks"].as_u64().unwrap() > 0, "{verified}");
     }
+}
+
+#[test]
+fn warming_tells_what_was_in_memory_and_a_second_time_that_all_of_it_was() {
+    let machine = Machine::with_model(9 * MIB);
+    machine.json(&["pull", REPO, "--quant", "Q4_K_M"]);
+    let size = 9 * MIB + 7;
+    let warmed = machine.json(&["warm", REPO, "--quant", "q4_k_m"]);
+    assert_eq!(
+        (warmed["files"].as_u64(), warmed["size_bytes"].as_u64(), warmed["left_bytes"].as_u64()),
+        (Some(2), Some(size), Some(0))
+    );
+    assert_eq!(warmed["resident_bytes"].as_u64().unwrap() + warmed["read_bytes"].as_u64().unwrap(), size);
+    assert!(warmed["elapsed_ms"].is_u64() && warmed["available_bytes"].is_u64(), "{warmed}");
+    let ran = machine.run(["warm", REPO, "*.gguf", "--progress", "none"]);
+    assert_eq!((ran.code, ran.text()), (0, ""));
+    assert!(ran.err.starts_with("Warmed 1 file, 9.00 MiB, all in memory already; "), "{ran:?}");
+    let ran = machine.run(["warm", REPO, "--progress", "json"]);
+    let last = ran.err.lines().last().unwrap();
+    assert_eq!(last, format!(r#"{{"action":"warming","event":"progress","loaded_bytes":{size},"total_bytes":{size}}}"#));
+    for (args, code) in
+        [(&["warm", "org/absent"][..], 3), (&["warm", REPO, "*.txt"], 3), (&["warm", REPO, "-q", "Q8_0"], 3), (&["warm"], 2)]
+    {
+        let ran = machine.run(args);
+        assert_eq!(ran.code, code, "{ran:?}");
+    }
+    assert!(machine.run(["warm", REPO, "-q", "Q8_0"]).err.contains("hint: model-cache pull org/model --file"));
 }
 
 #[test]
@@ -759,9 +786,15 @@ fn a_command_that_reads_makes_no_store() {
     }
     let to = machine.path("out");
     let to = to.to_str().unwrap();
-    for args in
-        [&["ls", REPO][..], &["show", REPO], &["cat", REPO, "x"], &["verify", REPO], &["export", REPO, "--to", to], &["rm", REPO]]
-    {
+    for args in [
+        &["ls", REPO][..],
+        &["show", REPO],
+        &["cat", REPO, "x"],
+        &["verify", REPO],
+        &["export", REPO, "--to", to],
+        &["rm", REPO],
+        &["warm", REPO],
+    ] {
         let ran = machine.run(args);
         assert_eq!(ran.code, 3, "{args:?}: {ran:?}");
         assert!(ran.err.contains("no store at "), "{args:?}: {ran:?}");

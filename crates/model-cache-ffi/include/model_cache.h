@@ -148,6 +148,15 @@ const char *mc_file_digest(const mc_file *file);
 mc_code mc_file_read_at(const mc_file *file, uint64_t offset_bytes, void *buffer, size_t buffer_bytes, mc_error **error);
 
 /*
+ * Reads a file into memory, several pieces at once, and into this process's page tables: reading mc_file_data then neither waits
+ * for the disk nor takes a page fault. The memory is the page cache's, shared by all processes, and given up under pressure. Of a file
+ * larger than the memory available the end is left to be read as it is touched.
+ *
+ * Cost: one read of what is not in memory, at the disk's speed. Fails where the disk can't deliver, with MC_OTHER.
+ */
+mc_code mc_file_prefetch(const mc_file *file, mc_error **error);
+
+/*
  * Checks that a file is a GGUF with its whole model in it, as a loader needs that reads from a stream (llama.cpp's
  * llama_model_load_from_file_ptr). It takes one part of a split GGUF for the whole, and fails with words that do not tell why.
  *

@@ -378,6 +378,23 @@ pub unsafe extern "C" fn mc_file_read_at(
     unsafe { run(FUNCTION, error, work) }
 }
 
+/// `mc_file_prefetch`.
+///
+/// # Safety
+/// - `file` is NULL, or a file that is not closed meanwhile.
+/// - `error` is NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mc_file_prefetch(file: *const File, error: *mut *mut Failure) -> i32 {
+    const FUNCTION: &str = "mc_file_prefetch";
+    let work = || {
+        // SAFETY: NULL, or ours and not closed.
+        let file = unsafe { open(file, FUNCTION, "file") }?;
+        file.prefetch()
+    };
+    // SAFETY: `error` is NULL or may be written.
+    unsafe { run(FUNCTION, error, work) }
+}
+
 /// `mc_file_check_gguf`.
 ///
 /// # Safety

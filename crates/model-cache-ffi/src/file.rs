@@ -5,7 +5,7 @@ use std::{
     ffi::{CStr, CString},
     ops::Range,
 };
-use tabagent_model_cache::{CHUNK_BYTES, Error, FilePath, ModelCache, ModelFile, RepoSpec, format::gguf::Split};
+use tabagent_model_cache::{CHUNK_BYTES, Error, FilePath, ModelCache, ModelFile, PrefetchOptions, RepoSpec, format::gguf::Split};
 
 /// `mc_file`. Clones share the mapping and its lease.
 #[derive(Clone, Debug)]
@@ -35,6 +35,15 @@ impl File {
     /// How many bytes it has.
     pub fn size_bytes(&self) -> u64 {
         self.bytes.size_bytes()
+    }
+
+    /// Reads it into memory.
+    ///
+    /// # Errors
+    /// As [`ModelFile::prefetch`].
+    pub fn prefetch(&self) -> Result<()> {
+        self.bytes.prefetch(&PrefetchOptions::default())?;
+        Ok(())
     }
 
     /// Its digest, `sha256:<hex>` or `git-sha1:<hex>`.

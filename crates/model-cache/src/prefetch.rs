@@ -64,7 +64,7 @@ impl PrefetchReport {
 impl ModelFile {
     /// How many of its bytes are in memory, so that reading them does not wait for the disk.
     ///
-    /// Cost: about 6 ms a GiB. A file of at most 64 KiB is a copy in memory.
+    /// Cost: about 12 ms a GiB. A file of at most 64 KiB is a copy in memory.
     ///
     /// # Errors
     /// [`Error::Io`].

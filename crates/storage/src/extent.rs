@@ -34,7 +34,7 @@ pub const HEADER_REGION_BYTES: u64 = PAGE_BYTES;
 /// The size of the large pages a processor can map with one entry of its page tables.
 pub(crate) const LARGE_PAGE_BYTES: u64 = 2 << 20;
 /// Extents of fewer bytes of data are not moved to a boundary of large pages: they would gain little and lengthen the file most.
-const LEAST_ALIGNED_BYTES: u64 = 32 << 20;
+pub(crate) const LEAST_ALIGNED_BYTES: u64 = 32 << 20;
 /// What an extent takes more for being moved to a boundary.
 const SLACK_BYTES: u64 = LARGE_PAGE_BYTES - PAGE_BYTES;
 

@@ -4,7 +4,8 @@
 use crate::{
     data_file::DataFile,
     error::{Error, Result},
-    extent::{Extent, LARGE_PAGE_BYTES, PAGE_BYTES},
+    extent::{Extent, LARGE_PAGE_BYTES, LEAST_ALIGNED_BYTES, PAGE_BYTES},
+    resident::read_in_large_pieces,
 };
 use nix::{
     errno::Errno,
@@ -15,8 +16,8 @@ use std::{ffi::c_void, num::NonZeroUsize, ops::Deref, ptr::NonNull};
 /// The data of several extents, mapped side by side: one contiguous read-only slice.
 ///
 /// The base lies on a 64 KiB boundary, so any smaller alignment within the data holds; on one of 2 MiB where the first extent's data does, so
-/// that the kernel may map large pages. Needs neither a transaction nor the
-/// environment; what keeps the bytes from being freed and reused is the lease its owner holds. Cost: two system calls and one
+/// that the kernel may map large pages; 32 MiB and more are also read from the disk in pieces of that size, whatever the kernel's read-ahead. Needs neither a transaction nor the
+/// environment; what keeps the bytes from being freed and reused is the lease its owner holds. Cost: three system calls and one
 /// more an extent, and no memory of the process; pages come from the page cache as they are touched. Reading a page the
 /// disk can't deliver raises SIGBUS, as with every mapping.
 #[derive(Debug)]
@@ -86,6 +87,10 @@ impl Mapping {
             }
             .map_err(|code| failed("map", code))?;
             address += extent.data_bytes as usize;
+        }
+        if data_bytes >= LEAST_ALIGNED_BYTES {
+            // Large values are read whole, and between two extents the kernel's own read-ahead loses its thread.
+            read_in_large_pieces(&mapping);
         }
         Ok(mapping)
     }

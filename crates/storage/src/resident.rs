@@ -13,7 +13,7 @@ const WINDOW_BYTES: usize = 64 << 20;
 
 /// How many of `bytes`, which are mapped, are in memory, so that reading them does not wait for the disk.
 ///
-/// Cost: about 6 ms a GiB of what no page table has yet, next to nothing of the rest. True at the moment it was asked: the kernel may drop
+/// Cost: about 12 ms a GiB of what no page table has yet, next to nothing of the rest. True at the moment it was asked: the kernel may drop
 /// clean pages of files whenever it needs room. Where the file is not the caller's to write, the kernel says that all of it is.
 ///
 /// # Errors

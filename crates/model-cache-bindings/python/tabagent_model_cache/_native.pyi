@@ -16,6 +16,7 @@ from .values import (
     ExportReport,
     ImportReport,
     Manifest,
+    PrefetchReport,
     PullReport,
     Removed,
     RepoFiles,
@@ -217,19 +218,44 @@ class ModelCache:
         files: str | Iterable[str] | None = None,
         *,
         digest: bool = False,
+        cached: bool = False,
         progress: _Progress | None = None,
         cancel: Cancel | None = None,
     ) -> VerifyReport:
         """Reads content from the disk and holds it against what was sealed. Damage is no exception but a finding: see ``bad``.
 
-        Files stay readable meanwhile. Cost: one read of everything checked, past the page cache.
+        Files stay readable meanwhile. Cost: one read of everything checked, past the page cache unless ``cached``.
 
         :param repo: Default: the whole store.
         :param files: globs; Default: all.
-        :param digest: whether to compute each file's whole digest too.
+        :param digest: whether to compute each file's whole digest too; always of what the disk has.
+        :param cached: whether bytes that are in memory are checked as they are there, instead of read from the disk again.
         :param progress: as of :meth:`download_quant`: bytes checked, bytes in all.
         :raises NotInStore: nothing of ``repo`` is here.
         :raises FileNotInRepo: a glob matches nothing here.
+        """
+
+    def prefetch(
+        self,
+        repo: str,
+        *,
+        quant: str | Iterable[str] | None = None,
+        files: str | Iterable[str] | None = None,
+        progress: _Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> PrefetchReport:
+        """Reads files into memory, several pieces at once, so that loading them does not wait for the disk.
+
+        They stay in the page cache, which every process shares, until something else needs the memory. Of what is larger than the
+        memory available the end is left on the disk: see ``left_bytes``. Cost: one read of what is not there, at the disk's speed.
+
+        :param quant: one quant or several, with what their loaders need besides.
+        :param files: globs, one or several. Default, where ``quant`` names none either: all that are here.
+        :param progress: as of :meth:`download_quant`: bytes in memory, bytes in all.
+        :raises NotInStore: nothing of ``repo`` is here.
+        :raises QuantNotFound: the repo offers no such quant.
+        :raises FileNotInRepo: a glob matches nothing here, or the quant is not here, or not complete.
+        :raises Cancelled: ``cancel`` said so. What was read stays in memory, as after Ctrl-C.
         """
 
     # -- local files -----------------------------------------------------------------------------------------------
@@ -330,6 +356,18 @@ class ModelFile:
 
     def __bytes__(self) -> bytes:
         """All bytes, copied; other threads run while they come from the disk."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """How many of its bytes are in memory, so that reading them does not wait for the disk. Cost: a few milliseconds a GiB."""
+
+    def prefetch(self, progress: _Progress | None = None, cancel: Cancel | None = None) -> PrefetchReport:
+        """Reads all of it into memory, and into this process's page tables: whoever uses it then neither waits for the disk nor
+        takes a page fault. Otherwise as :meth:`ModelCache.prefetch`.
+
+        >>> weights.prefetch().read_bytes
+        2147483648
+        """
 
     def _clone(self) -> ModelFile:
         """The same file once more, to be closed by itself."""

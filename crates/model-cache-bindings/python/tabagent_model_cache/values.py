@@ -22,6 +22,7 @@ __all__ = [
     "ImportReport",
     "Manifest",
     "ManifestFile",
+    "PrefetchReport",
     "PullReport",
     "Quant",
     "Record",
@@ -234,6 +235,26 @@ class VerifyReport(Record):
     size_bytes: int
     #: What is damaged; empty if nothing is.
     bad: list[BadBlock]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PrefetchReport(Record):
+    """What a prefetch found and did."""
+
+    #: Files asked for; each name counts.
+    files: int
+    #: Bytes of them; content with several names counts once.
+    size_bytes: int
+    #: Bytes that were in memory already.
+    resident_bytes: int
+    #: Bytes that were read from the disk.
+    read_bytes: int
+    #: Bytes left on the disk, at the end: all of it is more than the memory available.
+    left_bytes: int
+    #: Memory that was available before; None where the system does not tell.
+    available_bytes: int | None
+    #: How long it took.
+    seconds: float
 
 
 @dataclass(frozen=True, eq=False, slots=True)

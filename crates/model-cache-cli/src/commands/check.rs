@@ -14,14 +14,21 @@ use std::{
 };
 use tabagent_model_cache::{VerifyOptions, VerifyReport};
 
-pub(super) async fn verify(cx: &Context, repo: Option<String>, globs: Vec<String>, digest: bool) -> Result<Code, Failure> {
+pub(super) async fn verify(
+    cx: &Context,
+    repo: Option<String>,
+    globs: Vec<String>,
+    digest: bool,
+    cached: bool,
+) -> Result<Code, Failure> {
     let cache = match repo {
         Some(_) => Some(cx.open_there().await?),
         None => cx.open_if_there().await?,
     };
     let there = cache.is_some();
     let mut progress = Progress::begin(cx.global.progress);
-    let options = VerifyOptions { digest, progress: Some(progress.callback("verifying")), cancel: Some(cx.interrupt.token()) };
+    let (told, cancel) = (Some(progress.callback("verifying")), Some(cx.interrupt.token()));
+    let options = VerifyOptions { digest, cached, progress: told, cancel };
     let started = Instant::now();
     let result = match cache {
         Some(cache) => cx.blocking(move || cache.verify(repo.as_deref(), &globs, &options)).await,

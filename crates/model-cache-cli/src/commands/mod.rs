@@ -8,6 +8,7 @@ mod mount;
 mod offer;
 mod pull;
 mod remove;
+mod warm;
 
 use crate::{
     args::Command,
@@ -29,7 +30,8 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Export { repo, glob, to, force } => folder::export(cx, repo, glob, to, force).await,
         Command::Mount { dir, repo, allow_other } => mount::mount(cx, dir, repo, allow_other).await,
         Command::Import { repo, path } => folder::import(cx, repo, path).await,
-        Command::Verify { repo, glob, digest } => check::verify(cx, repo, glob, digest).await,
+        Command::Warm { repo, file, quant } => warm::warm(cx, repo, quant, file).await,
+        Command::Verify { repo, glob, digest, cached } => check::verify(cx, repo, glob, digest, cached).await,
         Command::Rm { repo, glob, quant, yes } => remove::rm(cx, repo, glob, quant, yes).await,
         Command::Gc => remove::gc(cx).await,
     }

@@ -118,6 +118,7 @@ static void read_at(void) {
     CHECK(size > CHUNK);
     unsigned char *buffer = malloc(size);
     CHECK(buffer != NULL);
+    WELL(mc_file_prefetch(file, &error));
     WELL(mc_file_read_at(file, 0, buffer, size, &error));
     CHECK(memcmp(buffer, expected, size) == 0);
     const struct {
@@ -246,6 +247,7 @@ static void nulls(void) {
     FAILS(MC_USAGE, "mc_file_read_at: buffer is NULL", "", mc_file_read_at(file, 0, NULL, 1, &error));
     WELL(mc_file_read_at(file, 0, NULL, 0, &error));
     FAILS(MC_USAGE, "mc_file_check_gguf: file is NULL", "", mc_file_check_gguf(NULL, &error));
+    FAILS(MC_USAGE, "mc_file_prefetch: file is NULL", "", mc_file_prefetch(NULL, &error));
     /* And with nothing to tell it by. */
     CHECK(mc_store_open(store_path, NULL, NULL) == MC_USAGE);
     CHECK(mc_store_has_file(NULL, NULL, NULL, NULL, NULL) == MC_USAGE);
