@@ -22,6 +22,7 @@ from .table import at_words, figures_of
 from .workload import Outcome, Skip, Workload, turns
 
 ROUNDS = 5
+FAILED = "failed: "
 
 
 def main() -> None:
@@ -50,6 +51,8 @@ def main() -> None:
             print(record.smoke_words(made))
         else:
             print(f"\n{record.terminal(made)}\n\nWritten to {folder.relative_to(TOP)}/{made.name}.md")
+            if any((outcome.skipped or "").startswith(FAILED) for outcome in outcomes):
+                sys.exit("bench: a workload failed; the record says which")
 
 
 def parsed() -> argparse.Namespace:
@@ -106,7 +109,7 @@ def run(bench: Bench, workload: Workload, rounds: int) -> list[Outcome]:
 
 
 def run_once(bench: Bench, workload: Workload, rounds: int, at: float | None = None) -> Outcome:
-    """Subjects in turns. What can't be run is told and left out; what fails ends the call."""
+    """Subjects in turns. What can't be run is told and left out, and what fails too, so that half an hour is not lost; but not of a smoke."""
     outcome = Outcome(workload.name, workload.what, workload.warmth, at, x=workload.x, y=workload.y)
     if not bench.smoke:
         say(f"{workload.name}{'' if at is None else f' at {at_words(workload.x, at)}'}: {workload.what}")
@@ -119,6 +122,10 @@ def run_once(bench: Bench, workload: Workload, rounds: int, at: float | None = N
                 outcome.runs[name].append(subjects[name].run(round))
     except Skip as why:
         outcome.skipped = str(why)
+    except (measure.Failed, subprocess.CalledProcessError) as failed:
+        if bench.smoke:
+            raise
+        outcome.skipped, outcome.runs = f"{FAILED}{words(failed)}", {}
     if not bench.smoke:
         told = [f"left out: {outcome.skipped}"] if outcome.skipped else figures_of(outcome).lines()
         told += [f"without {name}: {why}" for name, why in outcome.missing.items()]
@@ -154,11 +161,16 @@ def readme(check: bool) -> int:
     return 0
 
 
+def words(failed: Exception) -> str:
+    """What failed, with what it said."""
+    said = getattr(failed, "stderr", None)
+    return f"{failed}{': ' + said.decode(errors='replace').strip() if isinstance(said, bytes) else ''}"
+
+
 if __name__ == "__main__":
     try:
         main()
-    except (measure.Failed, subprocess.CalledProcessError) as failed:
-        said = getattr(failed, "stderr", None)
-        sys.exit(f"bench: {failed}{': ' + said.decode(errors='replace') if isinstance(said, bytes) else ''}")
+    except (measure.Failed, smoke.Insane, subprocess.CalledProcessError) as failed:
+        sys.exit(f"bench: {words(failed)}")
     except KeyboardInterrupt:
         sys.exit(130)
