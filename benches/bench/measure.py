@@ -16,7 +16,7 @@ import time
 from .figures import Run
 
 # Often enough to see a peak that lasts, seldom enough to cost less than 1 % of a core.
-SAMPLE_SECONDS = 0.02
+SAMPLE_SECONDS = 0.05
 SPARE_BYTES = 512 << 20
 MADV_POPULATE_WRITE = 23  # linux/mman.h, since 5.14
 DROP_CACHES = pathlib.Path("/proc/sys/vm/drop_caches")
