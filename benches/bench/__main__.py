@@ -44,6 +44,8 @@ def main() -> None:
         made = record.Record(
             date=datetime.date.today().isoformat(), commit=machine.commit(), command=arguments.told, rounds=arguments.rounds,
             machine=machine.describe(base), peers=peers.versions(), outcomes=outcomes)
+        if arguments.record:
+            made = record.joined(record.of_name(made.name), made, [workload.name for workload in known])
         folder = record.FOLDER if arguments.record else pathlib.Path(room) if arguments.smoke else BUILD / "record"
         plots = write(made, folder, peers)
         if arguments.smoke:
@@ -60,7 +62,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="NAMES", help="these workloads, with commas between; curve: all whose names begin so")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each subject [default: %(default)s]")
     parser.add_argument("--list", action="store_true", help="what there is")
-    parser.add_argument("--record", action="store_true", help="write into benches/record, which the README is made of, not into .build")
+    parser.add_argument("--record", action="store_true", help="write into benches/record, which the README is made of, not into .build; what is measured "
+                        "anew takes the place of what the day's record has of it")
     parser.add_argument("--shrink", type=int, default=1, metavar="N", help="sizes divided by N, for a quick look; the titles tell the whole ones")
     parser.add_argument("--dir", help="a folder with room, on the disk to be measured [default: .build]")
     parser.add_argument("--smoke", action="store_true", help="tiny inputs, debug builds, one round: that everything runs")
@@ -69,8 +72,8 @@ def parsed() -> argparse.Namespace:
     arguments = parser.parse_args()
     if min(arguments.rounds, arguments.shrink) < 1:
         parser.error("--rounds and --shrink are at least 1")
-    if arguments.record and (arguments.only or arguments.shrink > 1):
-        parser.error("--record keeps whole runs: leave --only and --shrink away")
+    if arguments.record and arguments.shrink > 1:
+        parser.error("--record keeps whole sizes: leave --shrink away")
     arguments.told = shlex.join(["make", "bench", *(f"{name.upper()}={value}" for name, value in (
         ("only", arguments.only), ("rounds", arguments.rounds if arguments.rounds != ROUNDS else ""), ("record", 1 if arguments.record else ""),
         ("args", f"--shrink {arguments.shrink}" if arguments.shrink > 1 else "")) if value)])
@@ -110,7 +113,7 @@ def run(bench: Bench, workload: Workload, rounds: int) -> list[Outcome]:
 
 def run_once(bench: Bench, workload: Workload, rounds: int, at: float | None = None) -> Outcome:
     """Subjects in turns. What can't be run is told and left out, and what fails too, so that half an hour is not lost; but not of a smoke."""
-    outcome = Outcome(workload.name, workload.what, workload.warmth, at, x=workload.x, y=workload.y)
+    outcome = Outcome(workload.name, workload.what, workload.warmth, at, x=workload.x, y=workload.y, commit=machine.commit())
     if not bench.smoke:
         say(f"{workload.name}{'' if at is None else f' at {at_words(workload.x, at)}'}: {workload.what}")
     try:

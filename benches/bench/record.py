@@ -80,6 +80,24 @@ def newest() -> Record | None:
     return Record.from_json(found[-1].read_text()) if found else None
 
 
+def of_name(name: str) -> Record | None:
+    """The record kept under this name."""
+    path = FOLDER / f"{name}.json"
+    return Record.from_json(path.read_text()) if path.exists() else None
+
+
+def joined(earlier: Record | None, made: Record, order: list[str]) -> Record:
+    """`made`, with what only an earlier call of the same day on the same machine measured. Each outcome tells its commit."""
+    if earlier is None:
+        return made
+    anew = {outcome.name for outcome in made.outcomes}
+    outcomes = [outcome for outcome in earlier.outcomes if outcome.name not in anew] + made.outcomes
+    at = {name: index for index, name in enumerate(order)}
+    return dataclasses.replace(made, command=earlier.command if earlier.command == made.command else f"{earlier.command}; {made.command}",
+                               rounds=max(earlier.rounds, made.rounds), peers={**earlier.peers, **made.peers},
+                               outcomes=sorted(outcomes, key=lambda outcome: at.get(outcome.name, len(at))))
+
+
 # -- as text ----------------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +119,7 @@ def smoke_words(record: Record) -> str:
 
 def sentence(outcome: Outcome) -> str:
     """The heading, for a page."""
-    told = heading(outcome)
+    told = heading(outcome) + (f"; commit {outcome.commit}" if outcome.commit else "")
     return f"{told[0].upper()}{told[1:]}."
 
 

@@ -60,6 +60,7 @@ class Outcome:
     skipped: str | None = None
     x: str | None = None
     y: str = "seconds"
+    commit: str | None = None  # of ours; of the record's others where it was measured in another call
 
     def medians(self) -> dict[str, Run]:
         """The median of each subject that ran."""
