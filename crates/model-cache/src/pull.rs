@@ -11,12 +11,14 @@ use crate::{
     name::{CommitId, FilePath, RepoId, RepoSpec, Revision},
     progress::{EventSink, ProgressCallback, Reporter},
     record::ManifestEntry,
+    store::Working,
 };
 use std::{
     collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// A pull to be described, then [`run`](Self::run).
@@ -179,11 +181,14 @@ impl Pull {
         let commit = pinned.commit.as_ref().map(ToString::to_string).unwrap_or_default();
         let reporter = Reporter::new(spec.repo.to_string(), commit, self.sink.clone(), self.callback.clone());
         let placed = Placed { pinned, revision: spec.revision_or_main(), reporter };
+        let (working, mut ended) = mpsc::channel(1);
         let result = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(Error::Cancelled),
-            result = self.fetch(&placed, &chosen) => result,
+            result = self.fetch(&placed, &chosen, working) => result,
         };
+        // What writes, hashes and writes back ends by itself. Once this has returned nobody shall find it still at work.
+        ended.recv().await;
         if let Err(error) = &result {
             if !matches!(error, Error::Cancelled) {
                 self.note_failure(&placed.pinned, &chosen.quants, Some(error.chain())).await;
@@ -245,7 +250,7 @@ impl Pull {
         Ok(chosen)
     }
 
-    async fn fetch(&self, placed: &Placed, chosen: &Chosen) -> Result<PullReport> {
+    async fn fetch(&self, placed: &Placed, chosen: &Chosen, working: Working) -> Result<PullReport> {
         let Placed { pinned, revision, reporter } = placed;
         let started = Instant::now();
         let inner = self.cache.inner();
@@ -275,6 +280,7 @@ impl Pull {
             gates: &gates,
             buffers: Buffers::new(inner.buffers),
             seal_time: SealTime::default(),
+            working,
         };
         let fetched_bytes = download::pull_files(&lane, &chosen.files).await?;
         let (store, repo, revision) = (Arc::clone(&inner.store), pinned.clone(), revision.clone());

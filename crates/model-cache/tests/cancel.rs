@@ -109,6 +109,27 @@ fn a_runtime_that_is_shut_down_in_the_middle_of_a_pull_leaves_the_store_whole() 
 }
 
 #[tokio::test]
+async fn a_pull_that_was_cancelled_by_its_token_has_nobody_at_work_any_more() {
+    let hub = hub(1, SIZE);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), &hub);
+    let mut freed_bytes = 0;
+    for round in 0..12 {
+        let token = CancellationToken::new();
+        let (result, ()) = tokio::join!(cache.pull(REPO).all(true).cancel_token(token.clone()).run(), async {
+            tokio::time::sleep(Duration::from_millis(20 + 5 * round)).await;
+            token.cancel();
+        });
+        assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+        // Not by asking again and again: whoever writes or hashes would keep its space.
+        let freed = cache.gc().unwrap();
+        assert_eq!((freed.filling_bytes, cache.stats().unwrap().filling_bytes), (0, 0), "round {round}");
+        freed_bytes += freed.freed_bytes;
+    }
+    assert!(freed_bytes > 0, "every pull was cancelled before it began");
+}
+
+#[tokio::test]
 async fn a_token_cancelled_beforehand_fetches_nothing() {
     let hub: Hub = hub(1, SIZE);
     let dir = tempfile::tempdir().unwrap();

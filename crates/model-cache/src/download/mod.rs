@@ -20,7 +20,7 @@ use crate::{
     name::CommitId,
     progress::Reporter,
     record::{BLOCK_BYTES, INLINE_BYTES},
-    store::{Acquired, Fill, Store, Wanted},
+    store::{Acquired, Fill, Store, Wanted, Working},
 };
 use futures::future;
 use gate::{Gate, Place};
@@ -52,6 +52,7 @@ pub(crate) struct Lane<'a> {
     pub(crate) buffers: Buffers,
     /// The longest time from a file's last byte to its seal.
     pub(crate) seal_time: SealTime,
+    pub(crate) working: Working,
 }
 
 /// The longest time from a file's last byte received to its seal, so far.
@@ -165,8 +166,15 @@ async fn acquire(lane: &Lane<'_>, wanted: &Wanted) -> Result<Option<Cancelling>>
     let path = wanted.path.as_str();
     let mut told = false;
     loop {
-        let (store, wanted) = (Arc::clone(lane.store), wanted.clone());
-        match blocking::run(move || store.acquire(&wanted)).await? {
+        let (store, wanted, working) = (Arc::clone(lane.store), wanted.clone(), lane.working.clone());
+        let acquired = blocking::run(move || {
+            let acquired = store.acquire(&wanted)?;
+            if let Acquired::Fill(fill) = &acquired {
+                fill.works_for(working);
+            }
+            Ok(acquired)
+        });
+        match acquired.await? {
             Acquired::Here => return Ok(None),
             Acquired::Busy { landed_bytes } => {
                 if !std::mem::replace(&mut told, true) {

@@ -11,7 +11,7 @@ use crate::{
 use std::{
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -319,6 +319,7 @@ impl Store {
             landed: Mutex::new(landed),
             cancelled: AtomicBool::new(false),
             leases: Mutex::new(Some((lease, any_fill))),
+            ending: OnceLock::new(),
         };
         Ok(fill)
     }
@@ -501,9 +502,21 @@ pub(crate) struct Fill {
     cancelled: AtomicBool,
     /// Both given back with the last `Arc`, or as soon as the content is sealed: readers want a lease then.
     leases: Mutex<Option<(Lease, Option<Lease>)>>,
+    /// Dropped last: whoever waits for it finds the leases given back.
+    ending: OnceLock<Working>,
 }
 
+/// Held by all that works for a pull, on whatever thread: the other end of the channel, on which nothing is ever sent, ends when none
+/// of it does any more.
+pub(crate) type Working = tokio::sync::mpsc::Sender<std::convert::Infallible>;
+
 impl Fill {
+    /// Lets go of `working` when the last hold on this fill, and its leases, are gone.
+    pub(crate) fn works_for(&self, working: Working) {
+        // A fill is begun for one pull.
+        let _ = self.ending.set(working);
+    }
+
     pub(crate) fn size_bytes(&self) -> u64 {
         self.blob.size_bytes
     }

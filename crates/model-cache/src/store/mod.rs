@@ -19,7 +19,7 @@ mod tests;
 #[cfg(test)]
 mod timing;
 
-pub(crate) use fill::{Acquired, Fill, Wanted};
+pub(crate) use fill::{Acquired, Fill, Wanted, Working};
 pub(crate) use follow::{Followers, spawn};
 pub use free::Removed;
 pub(crate) use free::Selection;
