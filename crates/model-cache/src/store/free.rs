@@ -359,6 +359,9 @@ impl Store {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
+        // One process may be at several.
+        removed.busy_processes.sort_unstable();
+        removed.busy_processes.dedup();
         failed.map_or(Ok(()), Err)
     }
 
