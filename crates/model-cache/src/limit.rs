@@ -5,15 +5,20 @@ use crate::{
     name::printable,
 };
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
 
 /// The slowest limit accepted.
 const SLOWEST: u64 = 1 << 10;
-/// Time not used that may be made up for: more than timers oversleep, less than anybody notices.
-const MADE_UP: Duration = Duration::from_millis(20);
+/// Time not used that is made up for: a wait for the disk, and what timers oversleep.
+const MADE_UP: Duration = Duration::from_millis(200);
+/// Nothing for so long is a pause, not a wait; none of it is made up for.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Waits shorter than this are left owing: timers count in milliseconds.
 const NOT_WORTH_WAITING: Duration = Duration::from_millis(5);
 
@@ -89,18 +94,19 @@ pub(crate) fn check_rate(name: &'static str, bytes_per_second: u64) -> Result<u6
 /// Lets bytes through at a rate, whoever brings them.
 ///
 /// Bytes are paid for after they arrived, since nobody knows before how many will: the reader waits, its socket's buffers fill,
-/// and TCP slows the server down. So no more than one read of each connection is ahead of the rate, and over any time the bytes
-/// are at most the rate's and these.
+/// and TCP slows the server down. So no more than one read of each connection is ahead of the rate. From the first byte on the
+/// bytes are at most the rate's and these; from any later moment on, also those of [`MADE_UP`].
 pub(crate) struct RateLimit {
     bytes_per_second: u64,
     begun: Instant,
     bucket: Mutex<Bucket>,
+    waits: AtomicU64,
 }
 
 impl RateLimit {
     /// Needs a Tokio runtime only once waited for.
     pub(crate) fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, begun: Instant::now(), bucket: Mutex::default() }
+        Self { bytes_per_second, begun: Instant::now(), bucket: Mutex::default(), waits: AtomicU64::new(0) }
     }
 
     /// Waits until bytes that have just arrived are paid for.
@@ -108,25 +114,35 @@ impl RateLimit {
         let now = self.begun.elapsed();
         let wait = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(now, bytes, self.bytes_per_second);
         if wait >= NOT_WORTH_WAITING {
+            self.waits.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(wait).await;
         }
     }
+
+    /// How often bytes had to wait so far: while this grows, the limit decides the speed.
+    pub(crate) fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
 }
 
-/// The time up to which the bytes so far are paid, since the beginning.
+/// The time up to which the bytes so far are paid, since the beginning; none before the first.
 #[derive(Debug, Default)]
 struct Bucket {
-    paid_until: Duration,
+    paid_until: Option<Duration>,
 }
 
 impl Bucket {
     /// Takes so many bytes, and says how long to wait until they are paid.
     fn take(&mut self, now: Duration, bytes: u64, bytes_per_second: u64) -> Duration {
-        let from = self.paid_until.max(now.saturating_sub(MADE_UP));
+        let from = match self.paid_until {
+            Some(paid_until) if now.saturating_sub(paid_until) < PAUSE => paid_until.max(now.saturating_sub(MADE_UP)),
+            _ => now,
+        };
         // In nanoseconds: a rate of many GiB a second and a piece of a few bytes must not come to nothing.
         let cost = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_second);
-        self.paid_until = from + Duration::from_nanos(cost.min(u128::from(u64::MAX)) as u64);
-        self.paid_until.saturating_sub(now)
+        let paid_until = from + Duration::from_nanos(cost.min(u128::from(u64::MAX)) as u64);
+        self.paid_until = Some(paid_until);
+        paid_until.saturating_sub(now)
     }
 }
 
@@ -219,7 +235,61 @@ mod tests {
         }
     }
 
+    /// Pieces of 64 KiB at 100 MiB a second for about ten seconds, with a wait of `stall` after each 32 MiB; gives the share of the rate.
+    async fn pull_with_stalls(stall: Duration) -> f64 {
+        const PIECE: u64 = 64 << 10;
+        let rate = 100 << 20;
+        let limit = RateLimit::new(rate);
+        let begun = Instant::now();
+        let pieces = 10 * rate / PIECE;
+        for piece in 1..=pieces {
+            limit.pay(PIECE).await;
+            if piece % 512 == 0 {
+                tokio::time::sleep(stall).await;
+            }
+        }
+        (pieces * PIECE) as f64 / begun.elapsed().as_secs_f64() / rate as f64
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn short_waits_for_the_disk_are_made_up_for_and_a_pause_is_not() {
+        for stall_ms in [0, 20, 100, 190] {
+            let share = pull_with_stalls(Duration::from_millis(stall_ms)).await;
+            assert!((0.95..1.001).contains(&share), "{stall_ms} ms: {share}");
+        }
+        // 31 pauses of 2 s in 10 s of bytes.
+        let share = pull_with_stalls(Duration::from_secs(2)).await;
+        assert!((0.13..0.15).contains(&share), "{share}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_held_back_is_counted() {
+        let limit = RateLimit::new(1 << 20);
+        limit.pay(1 << 10).await;
+        assert_eq!(limit.waits(), 0);
+        limit.pay(1 << 20).await;
+        assert_eq!(limit.waits(), 1);
+    }
+
     proptest! {
+        #[test]
+        fn from_the_first_byte_on_no_more_is_paid_for_than_the_rate_allows(
+            rate in 1u64 << 10..1 << 34,
+            steps in prop::collection::vec((0u64..2_000_000_000, 1u64..1 << 20), 1..200),
+        ) {
+            let mut bucket = Bucket::default();
+            let (mut now, mut first, mut sum) = (Duration::ZERO, None, 0u128);
+            for (pause, bytes) in steps {
+                now += Duration::from_nanos(pause);
+                let first = *first.get_or_insert(now);
+                sum += u128::from(bytes);
+                let paid_until = now + bucket.take(now, bytes, rate);
+                // Each price is rounded down to a nanosecond.
+                let nanos = (paid_until - first).as_nanos() + 200;
+                prop_assert!(sum * 1_000_000_000 <= nanos * u128::from(rate), "{sum} bytes in {nanos} ns");
+            }
+        }
+
         #[test]
         fn over_any_time_no_more_is_paid_for_than_the_rate_allows(
             rate in 1u64 << 10..1 << 34,

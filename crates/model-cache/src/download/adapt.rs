@@ -41,7 +41,8 @@ pub(crate) struct Seen {
     pub(crate) elapsed: Duration,
     /// Bytes of files that arrived.
     pub(crate) bytes: u64,
-    /// Whether as many connections as allowed were in use, no fewer and no more: else their number was not what decided.
+    /// Whether as many connections as allowed were in use, no fewer and no more, and not held back by a limit of the rate: else their
+    /// number was not what decided.
     pub(crate) in_full_use: bool,
     /// Whether the server said it is asked too much: 429 or 503.
     pub(crate) refused: bool,

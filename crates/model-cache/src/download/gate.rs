@@ -1,6 +1,7 @@
 //! The places of a pull's connections: a semaphore whose number the [`Controller`] changes while they are in use.
 
 use super::adapt::{Controller, Seen, TICK};
+use crate::limit::RateLimit;
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -105,23 +106,25 @@ impl Gate {
         self.refused.store(true, Ordering::Relaxed);
     }
 
-    /// Adapts the number for as long as it is polled.
-    pub(crate) async fn adapt(&self) -> std::convert::Infallible {
+    /// Adapts the number for as long as it is polled. While `limit` holds bytes back, the number of connections is not what decides
+    /// the speed, and is not judged.
+    pub(crate) async fn adapt(&self, limit: Option<&RateLimit>) -> std::convert::Infallible {
         let Some(controller) = &self.controller else { return std::future::pending().await };
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut at, mut bytes, mut was_full) = (Instant::now(), 0, false);
+        let (mut at, mut bytes, mut was_full, mut waits) = (Instant::now(), 0, false, 0);
         loop {
             ticks.tick().await;
             let (now, arrived, full) = (Instant::now(), self.arrived_bytes.load(Ordering::Relaxed), self.is_full());
+            let waited = limit.map_or(0, RateLimit::waits);
             let seen = Seen {
                 elapsed: now - at,
                 bytes: arrived - bytes,
-                in_full_use: full && was_full,
+                in_full_use: full && was_full && waited == waits,
                 refused: self.refused.swap(false, Ordering::Relaxed),
                 first_byte: self.first_byte(),
             };
-            (at, bytes) = (now, arrived);
+            (at, bytes, waits) = (now, arrived, waited);
             let next = controller.lock().unwrap_or_else(PoisonError::into_inner).next(seen);
             if next != self.allowed() {
                 tracing::debug!(connections = next, seen.bytes, elapsed_ms = seen.elapsed.as_millis() as u64, "adapting");

@@ -117,9 +117,10 @@ pub(crate) async fn pull_files(lane: &Lane<'_>, files: &[TreeFile]) -> Result<u6
         pull_contents(lane, middling, MIDDLING_AT_ONCE),
         pull_contents(lane, small, small_at_once),
     );
+    let limit = lane.hub.limit();
     tokio::select! {
         pulled = pulling => pulled.map(|(large, middling, small)| large + middling + small),
-        never = lane.gates.blocks.adapt() => match never {},
+        never = lane.gates.blocks.adapt(limit.as_deref()) => match never {},
     }
 }
 

@@ -97,7 +97,7 @@ impl HubClient {
     }
 
     /// What bytes of files pay to, if their rate is limited.
-    pub(super) fn limit(&self) -> Option<Arc<RateLimit>> {
+    pub(crate) fn limit(&self) -> Option<Arc<RateLimit>> {
         self.shared.limit.clone()
     }
 
