@@ -2,7 +2,7 @@
 # make test       everything that must hold before a commit; CI runs this
 # make check      the part of it that runs nothing: format, lints, docs, arrows between crates
 # make bench      our workloads beside curl, hf, aria2c, LMDB and others, in turns (half an hour, 50 GiB of disk; benches/README.md)
-#                 ONLY=pull,import  ROUNDS=5  RECORD=1 into benches/record  ARGS=--list
+#                 ONLY=pull,import  ROUNDS=5  RECORD=1 into benches/record; make bench-list: what there is
 # make bench-smoke       that each of them runs, on tiny inputs: part of `make test`
 # make bench-readme      the README's figures, anew from the newest record
 # make figures-loaders   the figures of docs/loaders.md: Python, ONNX Runtime, candle (minutes, and 5 GiB)
@@ -13,7 +13,7 @@
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check bench bench-smoke bench-readme figures-loaders loaders wheel setup clean
+.PHONY: demo test check bench bench-smoke bench-list bench-readme figures-loaders loaders wheel setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -30,6 +30,9 @@ bench: wheel
 
 bench-smoke: setup
 	@scripts/with scripts/bench --smoke $(if $(ONLY),--only "$(ONLY)")
+
+bench-list: setup
+	@scripts/with scripts/bench --list
 
 bench-readme: setup
 	@scripts/with scripts/bench --readme

@@ -34,7 +34,8 @@ def main() -> None:
     base.mkdir(parents=True, exist_ok=True)
     peers = Peers(install=not (arguments.smoke or arguments.list))
     with tempfile.TemporaryDirectory(prefix="bench.", dir=base) as room:
-        bench = Bench(pathlib.Path(room), arguments.smoke, peers, arguments.shrink)
+        # What there is, the programs built for tests know as well.
+        bench = Bench(pathlib.Path(room), arguments.smoke or arguments.list, peers, arguments.shrink)
         bench.build()
         known = [*network.WORKLOADS, *local.workloads(bench)]
         if arguments.list:
@@ -87,7 +88,7 @@ def chosen(known: list[Workload], only: str) -> list[Workload]:
         meant = {workload.name for workload in known if workload.name == name} or {
             workload.name for workload in known if workload.name.startswith(f"{name}-")}
         if not meant:
-            sys.exit(f"bench: no workload {name}\nhint: make bench ARGS=--list")
+            sys.exit(f"bench: no workload {name}; there are {', '.join(workload.name for workload in known)}")
         wanted |= meant
     return [workload for workload in known if not wanted or workload.name in wanted]
 
