@@ -36,7 +36,9 @@ pub(super) fn verify(setting: &Setting, subject: &str) -> Result<Round> {
     }
     let cache = slice::bed(setting).cache()?;
     page_cache::reread_stored(&slice::bed(setting).file()?)?;
-    let (report, measured) = measure::measure_with_memory(|| Ok(cache.verify(None, &[], &VerifyOptions::default())?))?;
+    // By default it reads from the disk again.
+    let in_memory = VerifyOptions { cached: true, ..VerifyOptions::default() };
+    let (report, measured) = measure::measure_with_memory(|| Ok(cache.verify(None, &[], &in_memory)?))?;
     if report.bytes != setting.bytes || !report.bad.is_empty() {
         return Err(format!("verify read {} bytes and found {} bad blocks", report.bytes, report.bad.len()).into());
     }
