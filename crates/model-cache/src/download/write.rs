@@ -283,7 +283,7 @@ mod tests {
         const CONNECTIONS: u64 = 4;
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&StorageRegistry::new(dir.path()), dir.path()).unwrap();
-        let bytes: Vec<u8> = (0..10 * BLOCK_BYTES + 4321).map(|at| (at * 131 >> 9) as u8).collect();
+        let bytes: Vec<u8> = (0..10 * BLOCK_BYTES + 4321).map(|at| ((at * 131) >> 9) as u8).collect();
         let mut hasher = Hasher::sha256();
         hasher.update(&bytes);
         let digest = hasher.finish();

@@ -589,7 +589,7 @@ fn the_space_of_what_is_removed_returns_while_nobody_is_kept_from_writing() {
 fn followers_give_the_digest_of_what_was_written_in_whatever_order_blocks_land() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let bytes: Vec<u8> = (0..12 * BLOCK_BYTES + 77).map(|at| (at * 31 >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..12 * BLOCK_BYTES + 77).map(|at| ((at * 31) >> 7) as u8).collect();
     let orders: [fn(u64) -> u64; 3] = [|n| n, |n| 12 - n, |n| n * 5 % 13];
     for (round, order) in orders.into_iter().enumerate() {
         let path = format!("{round}.bin");
