@@ -65,11 +65,11 @@ class Programs:
         return Subject(name, run)
 
     def to_file(self, name: str, command: list[str], file: str = FILE) -> Subject:
-        """A command that makes one file; of its words {out}, {dir}, {url}, {source} and {digest} are filled in."""
+        """A command that makes one file; of its words {out}, {dir}, {url}, {source}, {size} and {digest} are filled in."""
 
         def run(_round: int) -> Run:
             out, source = self.room / "file.out", self.origin.files[file]
-            words = {"{out}": out, "{dir}": out.parent, "{url}": self.origin.url(file), "{source}": source}
+            words = {"{out}": out, "{dir}": out.parent, "{url}": self.origin.url(file), "{source}": source, "{size}": source.stat().st_size}
             if any("{digest}" in part for part in command):
                 words["{digest}"] = self.origin.digest(file)
             filled = []
@@ -91,6 +91,9 @@ def numbers(told: dict) -> dict[str, float]:
 
 CURL = ["curl", "-sSfL", "-o", "{out}", "{url}"]
 CURL_OPENSSL = ["sh", "-c", "curl -sSfL -o '{out}' '{url}' && openssl dgst -sha256 '{out}'"]
+# One for each sixteenth, to nowhere: what a server that limits each connection gives this machine at all.
+CURLS = ["sh", "-c", "set -e; size={size}; for at in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do "
+         "curl -sSfL -o /dev/null -r $((size / 16 * at))-$((size / 16 * (at + 1) - 1)) '{url}' & done; wait"]
 COPY = ["sh", "-c", "cp '{source}' '{out}' && sync '{out}'"]
 
 
@@ -143,9 +146,9 @@ LIMIT_BYTES_PER_SECOND = 20_000_000
 @contextlib.contextmanager
 def throttled(bench):
     """A rate per connection: what a Hub's CDN does to its callers."""
-    size = bench.size(2 * GIB)
+    size = bench.size(4 * GIB)
     small = "small-Q8_0.gguf"
-    with bench.served({FILE: bench.random(2 * GIB)}, bytes_per_second=LIMIT_BYTES_PER_SECOND) as origin, \
+    with bench.served({FILE: bench.random(4 * GIB)}, bytes_per_second=LIMIT_BYTES_PER_SECOND) as origin, \
             bench.served({small: bench.random(64 * MIB)}, bytes_per_second=LIMIT_BYTES_PER_SECOND) as slow:
         programs, single = Programs(bench, origin), Programs(bench, slow)
 
@@ -165,6 +168,8 @@ def throttled(bench):
             "hf": share(single.hf()),
             "curl": share(single.to_file("curl", CURL, small)),
         })
+        if bench.peers.which("curl"):
+            prepared.subjects.append(share(programs.to_file("16 curls to /dev/null", CURLS)))
         prepared.notes = [f"nginx: limit_rate {LIMIT_BYTES_PER_SECOND} on each answer of the CDN. The share is of 20 MB/s x the most "
                           f"connections seen at once. {size} bytes; hf and curl, which use one connection, 64 MiB."]
         yield prepared
@@ -344,7 +349,7 @@ def _pulls(bench, files, options, connections: int | None = None, hf=True, curl=
 WORKLOADS = [
     Workload("pull", "pull of 4 GiB from nginx on loopback", "origin's file in the page cache, target new", pull),
     Workload("pull-40", "pull of 40 GiB of zeros: memory", "target new", pull_40, rounds=1),
-    Workload("throttled", "pull of 2 GiB at 20 MB/s for each connection", "origin's file in the page cache, target new", throttled),
+    Workload("throttled", "pull of 4 GiB at 20 MB/s for each connection", "origin's file in the page cache, target new", throttled),
     Workload("small-files", "pull of 200 files of 20 kB, 50 ms away", "target new", small_files, root=True),
     Workload("rate-cap", "pull of 512 MiB held to 100 MiB/s", "target new", rate_cap),
     Workload("import", "import of a local file of 4 GiB, digest computed, durable", "source in the page cache, target new", import_file),

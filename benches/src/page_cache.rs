@@ -8,13 +8,13 @@ use nix::{
 };
 use std::{
     fs::{self, File},
-    ops::Range,
-    os::unix::fs::{FileExt, MetadataExt},
+    io::Read,
+    os::unix::fs::MetadataExt,
     path::Path,
     thread,
     time::Duration,
 };
-use tabagent_model_cache::{CHUNK_BYTES, ModelFile};
+use tabagent_model_cache::{CHUNK_BYTES, ModelFile, PrefetchOptions};
 
 /// How long until free memory has been given back: 2 s of waiting, and the giving.
 const GIVEN_BACK_AFTER: Duration = Duration::from_millis(2300);
@@ -29,45 +29,39 @@ pub(crate) fn drop_all() -> Result<()> {
         .map_err(|error| format!("a cold round drops the page cache, which takes root: /proc/sys/vm/drop_caches: {error}").into())
 }
 
-/// Reads a plain file anew from the disk: see [`reread`].
-pub(crate) fn reread_file(path: &Path) -> Result<()> {
-    let all = 0..fs::metadata(path)?.len();
-    reread(path, std::slice::from_ref(&all))
-}
-
-/// Reads a file of a store anew, in the store's data file: see [`reread`].
-pub(crate) fn reread_stored(file: &ModelFile) -> Result<()> {
-    let Some(placement) = file.placement() else { return Ok(()) };
-    let chunks = (0..file.size_bytes()).step_by(CHUNK_BYTES as usize).filter_map(|start| {
-        let end = file.size_bytes().min(start + CHUNK_BYTES);
-        let at = placement.offset_of(start..end)?;
-        Some(at..at + (end - start))
-    });
-    reread(placement.data_file(), &chunks.collect::<Vec<_>>())
-}
-
-/// Drops `ranges` of `path`, which are on the disk, from the page cache, and reads them front to back by `pread`.
+/// Drops a plain file, which is on the disk, from the page cache, and reads it front to back by `pread`, as `cat` does.
 ///
-/// They are in the page cache afterwards, in the pieces read-ahead brings them in and not in those they once were written in, which
-/// decide how fast they are mapped; and mapped by nobody for that.
-fn reread(path: &Path, ranges: &[Range<u64>]) -> Result<()> {
-    let file = File::open(path)?;
+/// It is in the page cache afterwards, in the pieces read-ahead brings it in and not in those it once was written in, which decide how
+/// fast it is mapped; and mapped by nobody for that.
+pub(crate) fn reread_file(path: &Path) -> Result<()> {
+    let mut file = File::open(path)?;
+    drop_range(&file, 0, 0)?;
     let mut buffer = vec![0; 1 << 20];
-    for Range { start, end } in ranges.iter().cloned() {
-        posix_fadvise(&file, start as i64, (end - start) as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
-        let mut at = start;
-        while at < end {
-            let bytes = (end - at).min(buffer.len() as u64) as usize;
-            file.read_exact_at(&mut buffer[..bytes], at)?;
-            at += bytes as u64;
+    while file.read(&mut buffer)? > 0 {}
+    Ok(())
+}
+
+/// Reads a file of a store anew from the disk, by its own way of warming: see [`reread_file`]. Nothing of it stays mapped.
+pub(crate) fn reread_stored(file: ModelFile) -> Result<()> {
+    let Some(placement) = file.placement() else { return Ok(()) };
+    let data_file = File::open(placement.data_file())?;
+    for start in (0..file.size_bytes()).step_by(CHUNK_BYTES as usize) {
+        let bytes = CHUNK_BYTES.min(file.size_bytes() - start);
+        if let Some(offset) = placement.offset_of(start..start + bytes) {
+            drop_range(&data_file, offset, bytes)?;
         }
     }
+    file.prefetch(&PrefetchOptions::default())?;
     Ok(())
+}
+
+fn drop_range(file: &File, offset: u64, bytes: u64) -> Result<()> {
+    Ok(posix_fadvise(file, offset as i64, bytes as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }
 
 /// Drops a plain file that is on the disk from the page cache.
 pub(crate) fn forget(path: &Path) -> Result<()> {
-    Ok(posix_fadvise(File::open(path)?, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+    drop_range(&File::open(path)?, 0, 0)
 }
 
 /// How far the kernel reads ahead on the disk of `path`, where it says so.

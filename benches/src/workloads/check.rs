@@ -35,7 +35,7 @@ pub(super) fn verify(setting: &Setting, subject: &str) -> Result<Round> {
         return Ok(rate(setting, measured));
     }
     let cache = slice::bed(setting).cache()?;
-    page_cache::reread_stored(&slice::bed(setting).file()?)?;
+    page_cache::reread_stored(slice::bed(setting).file()?)?;
     // By default it reads from the disk again.
     let in_memory = VerifyOptions { cached: true, ..VerifyOptions::default() };
     let (report, measured) = measure::measure_with_memory(|| Ok(cache.verify(None, &[], &in_memory)?))?;

@@ -47,9 +47,8 @@ fn random(setting: &Setting, subject: &str, read_bytes: usize) -> Result<Round> 
 pub(super) fn warm_slice(setting: &Setting, subject: &str) -> Result<Box<dyn Deref<Target = [u8]>>> {
     let bed = bed(setting);
     if subject == OURS {
-        let file = bed.file()?;
-        page_cache::reread_stored(&file)?;
-        return Ok(Box::new(file));
+        page_cache::reread_stored(bed.file()?)?;
+        return Ok(Box::new(bed.file()?));
     }
     page_cache::reread_file(&bed.plain())?;
     Ok(Box::new(mapped::map(&bed.plain())?))
