@@ -1,6 +1,6 @@
 //! What of a file is in the page cache: brought in, or dropped, before a round; and that memory for it is at hand.
 
-use crate::report::Result;
+use crate::{pattern::sum_lines, report::Result};
 use memmap2::{Advice, MmapMut};
 use nix::{
     fcntl::{PosixFadviseAdvice, posix_fadvise},
@@ -8,6 +8,7 @@ use nix::{
 };
 use std::{
     fs::{self, File},
+    hint::black_box,
     io::Read,
     os::unix::fs::MetadataExt,
     path::Path,
@@ -52,6 +53,9 @@ pub(crate) fn reread_stored(file: ModelFile) -> Result<()> {
         }
     }
     file.prefetch(&PrefetchOptions::default())?;
+    // The disk wrote it into memory, and this processor has not looked at it yet: in a virtual machine each page's first look costs an
+    // exit to the host (measured: 0.2 to 3 s for 4 GiB), which `pread` of the plain file has paid by copying.
+    file.slices().for_each(|slice| _ = black_box(sum_lines(slice)));
     Ok(())
 }
 
