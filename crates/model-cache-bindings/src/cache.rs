@@ -1,7 +1,11 @@
 //! An open store: the class `ModelCache`.
 
 use crate::{errors, file::ModelFile, log};
-use pyo3::{prelude::*, types::PyTuple};
+use pyo3::{
+    exceptions::{PyOverflowError, PyTypeError},
+    prelude::*,
+    types::{PyBool, PyTuple},
+};
 use std::{
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -56,6 +60,25 @@ impl ModelCache {
     }
 }
 
+/// The number that was given for the keyword `name`.
+///
+/// # Errors
+/// `InvalidInput` for one below 0 or not below 2**64, `TypeError` for what is no number, as `True`; both name the keyword.
+fn whole(name: &'static str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let py = value.py();
+    if value.is_instance_of::<PyBool>() {
+        return Err(PyTypeError::new_err(format!("argument '{name}': a bool is no number of them")));
+    }
+    value.extract::<u64>().map_err(|error| {
+        if error.is_instance_of::<PyOverflowError>(py) {
+            let reason = "it must be above 0 and below 2**64".to_owned();
+            errors::raise(py, &Error::InvalidOption { name, value: value.to_string(), reason })
+        } else {
+            PyTypeError::new_err(format!("argument '{name}': {}", error.value(py)))
+        }
+    })
+}
+
 #[pymethods]
 impl ModelCache {
     #[new]
@@ -67,10 +90,15 @@ impl ModelCache {
         endpoint: Option<String>,
         token: Option<String>,
         offline: Option<bool>,
-        connections: Option<usize>,
-        limit_rate: Option<u64>,
-        memory_budget_bytes: Option<u64>,
+        connections: Option<&Bound<'_, PyAny>>,
+        limit_rate: Option<&Bound<'_, PyAny>>,
+        memory_budget_bytes: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        let whole = |name, value: Option<&Bound<'_, PyAny>>| value.map(|value| whole(name, value)).transpose();
+        // Larger than any number of connections that is allowed.
+        let connections = whole("connections", connections)?.map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        let limit_rate = whole("limit_rate", limit_rate)?;
+        let memory_budget_bytes = whole("memory_budget_bytes", memory_budget_bytes)?;
         let open = || -> Result<_, Error> {
             let store = path.map_or_else(default_store, Ok)?;
             let mut builder = tabagent_model_cache::ModelCache::builder(&store);

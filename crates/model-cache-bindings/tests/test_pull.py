@@ -237,6 +237,28 @@ def test_errors_have_the_class_a_caller_would_catch(cache: ModelCache, open_cach
         assert "Error {" not in str(raised.value) and str(raised.value)
 
 
+def test_a_number_that_can_not_be_is_refused_by_the_name_of_its_keyword(open_cache: Open) -> None:
+    for keyword in ["connections", "limit_rate", "memory_budget_bytes"]:
+        for number in [-1, 2**64, -(2**70)]:
+            with pytest.raises(InvalidInput, match=f'{keyword}="{number}"'):
+                open_cache(**{keyword: number})
+        for wrong in [True, "10M", 1.5]:
+            with pytest.raises(TypeError, match=keyword):
+                open_cache(**{keyword: wrong})
+
+
+def test_a_bad_variable_of_pulls_is_refused_by_what_pulls_and_not_where_an_option_is_given(
+    open_cache: Open, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_CACHE_LIMIT_RATE", "0")
+    monkeypatch.setenv("MODEL_CACHE_MEMORY_BUDGET", "1M")
+    cache = open_cache(hub)
+    assert cache.list() == []
+    with pytest.raises(InvalidInput, match="MODEL_CACHE_LIMIT_RATE"):
+        cache.download_file(REPO, BIG)
+    open_cache(hub, store="given", limit_rate=1 << 30, memory_budget_bytes=8 << 20).download_file(REPO, BIG)
+
+
 def test_an_awaited_iteration_can_be_left_and_cancelled_as_a_plain_one(open_cache: Open, slow_hub: Hub) -> None:
     async def work(cache: ModelCache) -> None:
         async with cache.pull(REPO, files=BIG) as pull:

@@ -135,7 +135,7 @@ Examples:
         /// Every file of the repo
         #[arg(long)]
         all: bool,
-        /// Connections at once, 1 to 64 [default: as many as pay, up to 16]
+        /// Connections at once, 1 to 64, and no more than the memory budget is enough for [default: as many as pay, up to 16]
         #[arg(long, value_name = "N")]
         connections: Option<usize>,
         /// Most bytes a second over all connections: 10M, 1.5GiB (of 1024), 10MB (of 1000) [default: $MODEL_CACHE_LIMIT_RATE, else no limit]

@@ -9,7 +9,7 @@ use crate::{
     talk,
 };
 use std::{future::Future, path::PathBuf};
-use tabagent_model_cache::{Error, ModelCache, ModelCacheBuilder, default_store, parse_rate, parse_size};
+use tabagent_model_cache::{Error, ModelCache, ModelCacheBuilder, default_store, parse_memory_budget, parse_rate};
 use tokio::task::JoinError;
 
 pub(crate) struct Context {
@@ -53,7 +53,7 @@ impl Context {
             builder = builder.limit_rate(parse_rate("--limit-rate", rate)?);
         }
         if let Some(budget) = &network.memory_budget {
-            builder = builder.memory_budget_bytes(parse_size("--memory-budget", budget)?);
+            builder = builder.memory_budget_bytes(parse_memory_budget("--memory-budget", budget)?);
         }
         self.blocking(move || builder.open()).await
     }

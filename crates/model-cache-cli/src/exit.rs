@@ -151,10 +151,18 @@ impl Failure {
         fields
     }
 
+    /// The name of the last event of `--progress json`.
+    pub(crate) fn event(&self) -> &'static str {
+        match self.code {
+            Code::Interrupted | Code::Terminated => "cancelled",
+            _ => "failed",
+        }
+    }
+
     /// Shows it as the last event of `--progress json`.
     pub(crate) fn tell_event(&self) -> Code {
         let mut event = self.for_event();
-        event.insert("event".to_owned(), "failed".into());
+        event.insert("event".to_owned(), self.event().into());
         event.insert("message".to_owned(), self.message().into());
         talk::line(&output::to_json(&event));
         self.code
@@ -235,6 +243,10 @@ impl From<Error> for Failure {
                     offered.iter().map(|(quant, bytes)| json!({ "quant": quant, "size_bytes": bytes })).collect();
                 failure.more.fields.insert("offered".to_owned(), offered.into());
             }
+            // By the name of the option, which the library calls without the dashes.
+            Error::InvalidOption { name: "connections" | "endpoint" | "store", .. } => {
+                failure.message.insert_str(0, "--");
+            }
             _ => {}
         }
         failure
@@ -298,6 +310,13 @@ mod tests {
     impl std::error::Error for Broke {
         fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
             Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn what_was_interrupted_ends_with_another_event_than_what_failed() {
+        for (code, event) in [(Code::Interrupted, "cancelled"), (Code::Terminated, "cancelled"), (Code::Network, "failed")] {
+            assert_eq!(Failure::new(code, "").event(), event);
         }
     }
 

@@ -411,7 +411,9 @@ impl Progress {
         let event = held.map(|event| serde_json::to_value(event).expect("an event is a flat object"));
         let mut event = match (event, failure) {
             (Some(event), _) => event,
-            (None, Some(failure)) => json!({ "event": "failed", "repo": repo, "commit": "", "message": failure.message() }),
+            (None, Some(failure)) => {
+                json!({ "event": failure.event(), "repo": repo, "commit": "", "message": failure.message() })
+            }
             (None, None) => return false,
         };
         if let (Value::Object(event), Some(failure)) = (&mut event, failure) {

@@ -418,6 +418,41 @@ fn each_kind_of_error_has_its_exit_code_and_its_name() {
 }
 
 #[test]
+fn a_bad_variable_of_pulls_is_refused_by_a_pull_alone_and_not_where_an_option_is_given() {
+    let machine = Machine::with_model(MIB);
+    assert_eq!(machine.run(["pull", REPO, "-q", "Q8_0"]).code, 0);
+    for (variable, value, option) in [
+        ("MODEL_CACHE_LIMIT_RATE", "0", ["--limit-rate", "100M"]),
+        ("MODEL_CACHE_MEMORY_BUDGET", "1M", ["--memory-budget", "8Mi"]),
+    ] {
+        let run = |args: &[&str]| Ran::from(machine.command(args).env(variable, value).output().unwrap());
+        for args in [&["ls"][..], &["df"], &["verify"], &["warm", REPO], &["scan", REPO], &["rm", REPO]] {
+            assert_eq!(run(args).code, 0, "{args:?}: {:?}", run(args));
+        }
+        let pull = ["pull", REPO, "-q", "Q8_0"];
+        let refused = run(&pull);
+        assert_eq!(refused.code, 2, "{refused:?}");
+        assert!(refused.err.starts_with(&format!("error: {variable}=\"{value}\" can't be used: ")), "{refused:?}");
+        let done = run(&[&pull[..], &option].concat());
+        assert_eq!(done.code, 0, "{done:?}");
+        let blank = Ran::from(machine.command(pull).env(variable, " ").output().unwrap());
+        assert_eq!(blank.code, 0, "{blank:?}");
+    }
+}
+
+#[test]
+fn what_can_t_be_used_is_named_as_it_was_typed() {
+    let machine = Machine::with_model(MIB);
+    for (option, value) in
+        [("--memory-budget", "1K"), ("--memory-budget", "99999999T"), ("--limit-rate", "0.5K"), ("--connections", "0")]
+    {
+        let ran = machine.run(["pull", REPO, option, value]);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.err.starts_with(&format!("error: {option}=\"{value}\" can't be used: ")), "{ran:?}");
+    }
+}
+
+#[test]
 fn a_hub_that_is_down_is_a_network_error_and_a_short_rate_limit_is_waited_for() {
     let machine = Machine::with_model(MIB);
     machine.hub.faults().once(Target::any().hub(), Fault::rate_limited(1));

@@ -4,12 +4,11 @@ use crate::{
     cache::{Inner, ModelCache},
     download::{BUFFER_BYTES, Connections},
     error::{Error, Result},
-    hub::{HubClient, HubConfig, Token, parse_endpoint},
-    limit::{check_rate, parse_size},
+    hub::{HubClient, HubConfig, Token, Vars, parse_endpoint, variable},
+    limit::{check_memory_budget, check_rate, parse_memory_budget, parse_rate},
     store::Store,
 };
 use std::{
-    ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -29,8 +28,10 @@ const CLIENT_BYTES: u64 = 1920 << 10;
 const SPARE_BUFFERS: usize = 4;
 /// What a pull takes beside its connections and buffers: what checks and hashes, the threads' stacks, the listing.
 const BASE_BYTES: u64 = 4 << 20;
-/// The least budget: one connection's.
-const LEAST_BUDGET_BYTES: u64 = 8 << 20;
+/// The budget of who names none.
+const DEFAULT_BUDGET_BYTES: u64 = 40 << 20;
+/// The environment's limit of the rate, where the builder was given none.
+const LIMIT_RATE: &str = "MODEL_CACHE_LIMIT_RATE";
 /// The environment's memory budget, where the builder was given none.
 const MEMORY_BUDGET: &str = "MODEL_CACHE_MEMORY_BUDGET";
 
@@ -159,7 +160,8 @@ impl ModelCacheBuilder {
     /// Opens the store, creating it where missing.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for an option or an environment variable that can't be, before anything is touched;
+    /// [`Error::InvalidOption`] for an option or an environment variable that can't be, before anything is touched (for
+    /// `MODEL_CACHE_LIMIT_RATE` and `MODEL_CACHE_MEMORY_BUDGET` once something is pulled: nothing else needs them);
     /// [`Error::Storage`] for a store that can't be opened: read-only, on a network file system, a file, open in another
     /// container; [`Error::StoreFormat`] for one of a newer version; [`Error::NoSpace`].
     pub fn open(self) -> Result<ModelCache> {
@@ -168,14 +170,10 @@ impl ModelCacheBuilder {
             return refuse("connections", connections.to_string(), "it must be 1 to 64");
         }
         if let Some(rate) = self.limit_rate {
-            check_rate("limit_rate", rate)?;
+            check_rate("limit_rate", rate, &rate.to_string())?;
         }
-        let (budget_name, budget_bytes) = match self.memory_budget_bytes {
-            Some(bytes) => ("memory_budget_bytes", bytes),
-            None => (MEMORY_BUDGET, memory_budget_from(&|name| std::env::var_os(name))?),
-        };
-        if budget_bytes < LEAST_BUDGET_BYTES {
-            return refuse(budget_name, budget_bytes.to_string(), "it must be at least 8 MiB");
+        if let Some(bytes) = self.memory_budget_bytes {
+            check_memory_budget("memory_budget_bytes", bytes, &bytes.to_string())?;
         }
         if self.read_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return refuse("read_timeout", "0".to_owned(), "it must be longer than nothing");
@@ -183,7 +181,6 @@ impl ModelCacheBuilder {
         if self.store.as_os_str().is_empty() {
             return refuse("store", String::new(), "it must name a folder");
         }
-        let affordable = affordable_connections(budget_bytes);
         let mut config = HubConfig::from_env(&|name| std::env::var_os(name))?;
         if let Some(endpoint) = &self.endpoint {
             config.endpoint = parse_endpoint("endpoint", endpoint)?;
@@ -197,29 +194,63 @@ impl ModelCacheBuilder {
         if let Some(timeout) = self.read_timeout {
             config.read_timeout = timeout;
         }
-        config.limit_rate = self.limit_rate.or(config.limit_rate);
-        let connections = connections(self.connections, affordable, config.limit_rate);
+        let means = match limits(self.limit_rate, self.memory_budget_bytes, &|name| std::env::var_os(name)) {
+            Ok((limit_rate, budget_bytes)) => {
+                config.limit_rate = limit_rate;
+                Ok(Means::new(connections(self.connections, affordable_connections(budget_bytes), limit_rate)))
+            }
+            Err(Error::InvalidOption { name, value, reason }) => Err(BadVariable { name, value, reason }),
+            Err(other) => return Err(other),
+        };
         if !self.create && !Store::is_in(&self.store) {
             return Err(Error::NoStore { path: self.store });
         }
         let registry = self.registry.unwrap_or_else(|| Arc::new(StorageRegistry::new(&self.store)));
         let store = Store::open(&registry, &self.store)?;
-        Ok(ModelCache::from_inner(Inner {
-            store,
-            hub: HubClient::new(config),
-            connections,
-            buffers: connections.most() + SPARE_BUFFERS,
-            side_by_side: self.side_by_side,
-        }))
+        Ok(ModelCache::from_inner(Inner { store, hub: HubClient::new(config), means, side_by_side: self.side_by_side }))
     }
 }
 
-/// The memory budget of the environment, or the default.
-fn memory_budget_from(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<u64> {
-    match variable(MEMORY_BUDGET).filter(|value| !value.is_empty()) {
-        Some(value) => parse_size(MEMORY_BUDGET, &value.to_string_lossy()),
-        None => Ok(40 << 20),
+/// What a pull works with.
+pub(crate) struct Means {
+    pub(crate) connections: Connections,
+    /// How many buffers it may gather bytes in.
+    pub(crate) buffers: usize,
+}
+
+impl Means {
+    fn new(connections: Connections) -> Self {
+        Self { connections, buffers: connections.most() + SPARE_BUFFERS }
     }
+}
+
+/// A variable of pulls that can't be: who pulls nothing never hears of it.
+pub(crate) struct BadVariable {
+    name: &'static str,
+    value: String,
+    reason: String,
+}
+
+impl BadVariable {
+    pub(crate) fn error(&self) -> Error {
+        Error::InvalidOption { name: self.name, value: self.value.clone(), reason: self.reason.clone() }
+    }
+}
+
+/// The rate and the memory budget of pulls: those given; else, and only then, those of the environment; else the defaults.
+fn limits(limit_rate: Option<u64>, memory_budget_bytes: Option<u64>, vars: Vars<'_>) -> Result<(Option<u64>, u64)> {
+    let limit_rate = match limit_rate {
+        Some(given) => Some(given),
+        None => variable(vars, LIMIT_RATE)?.map(|text| parse_rate(LIMIT_RATE, &text)).transpose()?,
+    };
+    let memory_budget_bytes = match memory_budget_bytes {
+        Some(given) => given,
+        None => match variable(vars, MEMORY_BUDGET)? {
+            Some(text) => parse_memory_budget(MEMORY_BUDGET, &text)?,
+            None => DEFAULT_BUDGET_BYTES,
+        },
+    };
+    Ok((limit_rate, memory_budget_bytes))
 }
 
 /// How many connections a memory budget is enough for, with their buffers and all else.
@@ -272,10 +303,11 @@ fn default_store_from(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Path
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::LEAST_BUDGET_BYTES;
 
     #[test]
     fn the_default_budget_is_enough_for_16_connections_and_the_least_for_one() {
-        assert_eq!(affordable_connections(memory_budget_from(&|_| None).unwrap()), 16);
+        assert_eq!(affordable_connections(DEFAULT_BUDGET_BYTES), 16);
         assert_eq!(affordable_connections(LEAST_BUDGET_BYTES), 1);
         for budget_bytes in (LEAST_BUDGET_BYTES..256 << 20).step_by(1 << 20) {
             let connections = affordable_connections(budget_bytes);
@@ -285,11 +317,23 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_s_memory_budget_is_a_size_or_refused() {
-        let with = |value: &'static str| memory_budget_from(&move |name| (name == MEMORY_BUDGET).then(|| value.into()));
-        assert_eq!(with("24MiB").unwrap(), 24 << 20);
-        assert_eq!(with("").unwrap(), 40 << 20);
-        assert!(matches!(with("little"), Err(Error::InvalidOption { name: "MODEL_CACHE_MEMORY_BUDGET", .. })));
+    fn what_is_given_wins_and_a_variable_is_looked_at_only_where_nothing_is() {
+        let set = |rate: &'static str, budget: &'static str| {
+            move |name: &str| match name {
+                LIMIT_RATE => Some(rate.into()),
+                MEMORY_BUDGET => Some(budget.into()),
+                _ => None,
+            }
+        };
+        assert_eq!(limits(None, None, &|_| None).unwrap(), (None, DEFAULT_BUDGET_BYTES));
+        assert_eq!(limits(None, None, &set("", " ")).unwrap(), (None, DEFAULT_BUDGET_BYTES));
+        assert_eq!(limits(None, None, &set(" ", "")).unwrap(), (None, DEFAULT_BUDGET_BYTES));
+        assert_eq!(limits(None, None, &set("10M", "24MiB")).unwrap(), (Some(10 << 20), 24 << 20));
+        assert_eq!(limits(Some(5000), Some(9 << 20), &set("fast", "little")).unwrap(), (Some(5000), 9 << 20));
+        for (rate, budget, named, shown) in [("0", "24M", LIMIT_RATE, "0"), ("10M", "1M", MEMORY_BUDGET, "1M")] {
+            let error = limits(None, None, &set(rate, budget)).unwrap_err();
+            assert!(matches!(&error, Error::InvalidOption { name, value, .. } if *name == named && value == shown), "{error}");
+        }
     }
 
     #[test]

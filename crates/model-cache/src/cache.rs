@@ -1,9 +1,9 @@
 //! The facade: [`ModelCache`]. Each call parses its names, then hands over to the part that does the work.
 
 use crate::{
-    builder::ModelCacheBuilder,
+    builder::{BadVariable, Means, ModelCacheBuilder},
     choice::Globs,
-    download::{Connections, blocking},
+    download::blocking,
     error::{Error, Result},
     file::ModelFile,
     hub::RetryNotice,
@@ -34,10 +34,17 @@ pub struct ModelCache {
 pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
     pub(crate) hub: crate::hub::HubClient,
-    pub(crate) connections: Connections,
-    /// How many buffers a pull may gather bytes in.
-    pub(crate) buffers: usize,
+    /// What a pull works with, or the variable that can't be.
+    pub(crate) means: std::result::Result<Means, BadVariable>,
     pub(crate) side_by_side: bool,
+}
+
+impl Inner {
+    /// # Errors
+    /// [`Error::InvalidOption`] for a variable of pulls that can't be.
+    pub(crate) fn means(&self) -> Result<&Means> {
+        self.means.as_ref().map_err(BadVariable::error)
+    }
 }
 
 impl std::fmt::Debug for ModelCache {

@@ -10,7 +10,25 @@ use globset::{GlobBuilder, GlobMatcher};
 ///
 /// `*` matches `/` too, as `--include` of the Hub's own tool has it: `*.json` is every JSON file in any folder.
 pub(crate) struct Globs {
-    globs: Vec<(String, GlobMatcher)>,
+    globs: Vec<Glob>,
+}
+
+/// One of them.
+pub(crate) struct Glob {
+    text: String,
+    matcher: GlobMatcher,
+}
+
+impl Glob {
+    /// As it was given, safe to show.
+    pub(crate) fn shown(&self) -> String {
+        printable(&self.text)
+    }
+
+    /// A path written out matches itself, whatever signs it has.
+    pub(crate) fn matches(&self, path: &str) -> bool {
+        self.text == path || self.matcher.is_match(path)
+    }
 }
 
 impl Globs {
@@ -18,7 +36,7 @@ impl Globs {
         let compile = |glob: &String| {
             let matcher = GlobBuilder::new(glob).literal_separator(false).build();
             let matcher = matcher.map_err(|source| Error::InvalidGlob { glob: printable(glob), source: Box::new(source) })?;
-            Ok((glob.clone(), matcher.compile_matcher()))
+            Ok(Glob { text: glob.clone(), matcher: matcher.compile_matcher() })
         };
         Ok(Self { globs: globs.iter().map(compile).collect::<Result<_>>()? })
     }
@@ -27,9 +45,14 @@ impl Globs {
         self.globs.is_empty()
     }
 
-    /// Whether any glob matches; a path written out matches itself, whatever signs it has.
+    /// Whether any glob matches.
     pub(crate) fn matches(&self, path: &str) -> bool {
-        self.globs.iter().any(|(glob, matcher)| glob == path || matcher.is_match(path))
+        self.globs.iter().any(|glob| glob.matches(path))
+    }
+
+    /// The first glob that matches none of `paths`.
+    pub(crate) fn first_unmatched<'a>(&self, paths: impl Iterator<Item = &'a str> + Clone) -> Option<&Glob> {
+        self.globs.iter().find(|glob| !paths.clone().any(|path| glob.matches(path)))
     }
 
     /// The error for the first glob that matches none of `paths`.
@@ -39,9 +62,9 @@ impl Globs {
         commit: Option<&CommitId>,
         paths: impl Iterator<Item = &'a str> + Clone,
     ) -> Result<()> {
-        match self.globs.iter().find(|(glob, matcher)| !paths.clone().any(|path| glob == path || matcher.is_match(path))) {
+        match self.first_unmatched(paths) {
             None => Ok(()),
-            Some((glob, _)) => Err(Error::FileNotFound { repo: repo.clone(), commit: commit.cloned(), path: printable(glob) }),
+            Some(glob) => Err(Error::FileNotFound { repo: repo.clone(), commit: commit.cloned(), path: glob.shown() }),
         }
     }
 }

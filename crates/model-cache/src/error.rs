@@ -143,7 +143,7 @@ pub enum Error {
         offered: Vec<(String, u64)>,
     },
     /// Files of a pull were removed by somebody else before it was done.
-    #[error("{count} of the files of {repo} were removed while it was pulled, {path} among them")]
+    #[error("{}", match .count { 1 => format!("{path} of {repo} was removed while it was pulled"), _ => format!("{count} of the files of {repo} were removed while it was pulled, {path} among them") })]
     RemovedMeanwhile {
         /// The repo.
         repo: RepoId,

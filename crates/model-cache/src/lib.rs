@@ -39,7 +39,7 @@ pub use export::{ExportOptions, ExportReport};
 pub use file::{ModelFile, ModelReader};
 pub use gather::Gathered;
 pub use import::{ImportOptions, ImportReport};
-pub use limit::{parse_rate, parse_size};
+pub use limit::{parse_memory_budget, parse_rate};
 pub use listing::{FileInfo, FileState, RepoFiles, RepoSummary, Stats};
 pub use manifest::{Manifest, ManifestFile, QuantInfo, QuantStatus};
 pub use name::{CommitId, FilePath, RepoId, RepoSpec, Revision, shell_word};

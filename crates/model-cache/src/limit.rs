@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 /// The slowest limit accepted.
 const SLOWEST: u64 = 1 << 10;
+/// The least memory budget: one connection's.
+pub(crate) const LEAST_BUDGET_BYTES: u64 = 8 << 20;
 /// Time not used that is made up for: a wait for the disk, and what timers oversleep.
 const MADE_UP: Duration = Duration::from_millis(200);
 /// Nothing for so long is a pause, not a wait; none of it is made up for.
@@ -22,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Waits shorter than this are left owing: timers count in milliseconds.
 const NOT_WORTH_WAITING: Duration = Duration::from_millis(5);
 
-/// A rate as people write it: bytes a second, or with `K`, `M`, `G`, `T` (of 1024, as `KiB`, `MiB`..) or `KB`, `MB`.. (of 1000).
+/// A rate as people write it: bytes a second, or with `K`, `M`, `G`, `T` (of 1024, as `Ki`, `KiB`..) or `KB`, `MB`.. (of 1000).
 /// Fractions and a final `/s` are allowed, letter case does not matter.
 ///
 /// # Errors
@@ -42,24 +44,27 @@ pub fn parse_rate(name: &'static str, text: &str) -> Result<u64> {
     if bytes >= u64::MAX as f64 {
         return Err(refuse("no network is as fast; leave it out to have no limit"));
     }
-    check_rate(name, bytes as u64)
+    check_rate(name, bytes as u64, text)
 }
 
-/// A size as people write it: bytes, or with units as [`parse_rate`] knows them.
+/// The memory budget of a pull as people write it: bytes, or with units as [`parse_rate`] knows them.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] named `name` for anything else.
+/// [`Error::InvalidOption`] named `name` for anything else, and for less than 8 MiB.
 ///
 /// ```
-/// assert_eq!(tabagent_model_cache::parse_size("memory_budget", "24MiB").unwrap(), 24 << 20);
-/// assert!(tabagent_model_cache::parse_size("memory_budget", "little").is_err());
+/// assert_eq!(tabagent_model_cache::parse_memory_budget("memory_budget", "24MiB").unwrap(), 24 << 20);
+/// assert!(tabagent_model_cache::parse_memory_budget("memory_budget", "little").is_err());
 /// ```
-pub fn parse_size(name: &'static str, text: &str) -> Result<u64> {
-    let bytes = bytes_of(&text.trim().to_ascii_lowercase()).filter(|bytes| *bytes < u64::MAX as f64);
-    bytes.map(|bytes| bytes as u64).ok_or_else(|| {
-        let reason = "it must be a number of bytes, with K, M, G or MiB, MB and so on: 24M, 1.5G".to_owned();
-        Error::InvalidOption { name, value: printable(text), reason }
-    })
+pub fn parse_memory_budget(name: &'static str, text: &str) -> Result<u64> {
+    let refuse = |reason: &str| Error::InvalidOption { name, value: printable(text), reason: reason.to_owned() };
+    let Some(bytes) = bytes_of(&text.trim().to_ascii_lowercase()) else {
+        return Err(refuse("it must be a number of bytes, with K, M, G or MiB, MB and so on: 24M, 1.5G"));
+    };
+    if bytes >= u64::MAX as f64 {
+        return Err(refuse("no machine has as much memory; leave it out to have 40 MiB"));
+    }
+    check_memory_budget(name, bytes as u64, text)
 }
 
 /// The bytes that a number with a unit means, in lower case.
@@ -68,10 +73,10 @@ fn bytes_of(text: &str) -> Option<f64> {
     let (number, unit) = (&text[..digits], text[digits..].trim_start());
     let factor: u64 = match unit {
         "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "t" | "tib" => 1 << 40,
+        "k" | "ki" | "kib" => 1 << 10,
+        "m" | "mi" | "mib" => 1 << 20,
+        "g" | "gi" | "gib" => 1 << 30,
+        "t" | "ti" | "tib" => 1 << 40,
         "kb" => 1_000,
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
@@ -81,14 +86,28 @@ fn bytes_of(text: &str) -> Option<f64> {
     number.parse::<f64>().ok().filter(|number| number.is_finite()).map(|number| number * factor as f64)
 }
 
+/// `bytes_per_second`, given as `text`.
+///
 /// # Errors
 /// [`Error::InvalidOption`] for less than 1 KiB a second.
-pub(crate) fn check_rate(name: &'static str, bytes_per_second: u64) -> Result<u64> {
+pub(crate) fn check_rate(name: &'static str, bytes_per_second: u64, text: &str) -> Result<u64> {
     if bytes_per_second < SLOWEST {
         let reason = "it must be at least 1 KiB a second; leave it out to have no limit".to_owned();
-        return Err(Error::InvalidOption { name, value: bytes_per_second.to_string(), reason });
+        return Err(Error::InvalidOption { name, value: printable(text), reason });
     }
     Ok(bytes_per_second)
+}
+
+/// `bytes`, given as `text`.
+///
+/// # Errors
+/// [`Error::InvalidOption`] for less than 8 MiB.
+pub(crate) fn check_memory_budget(name: &'static str, bytes: u64, text: &str) -> Result<u64> {
+    if bytes < LEAST_BUDGET_BYTES {
+        let reason = "it must be at least 8 MiB".to_owned();
+        return Err(Error::InvalidOption { name, value: printable(text), reason });
+    }
+    Ok(bytes)
 }
 
 /// Lets bytes through at a rate, whoever brings them.
@@ -159,6 +178,7 @@ mod tests {
             ("10k", 10 << 10),
             ("10M", 10 << 20),
             ("10MiB", 10 << 20),
+            ("10Mi", 10 << 20),
             (" 10 MiB/s ", 10 << 20),
             ("1.5G", 3 << 29),
             ("10MB", 10_000_000),
@@ -191,6 +211,17 @@ mod tests {
             let error = parse_rate("MODEL_CACHE_LIMIT_RATE", bad).unwrap_err();
             assert!(matches!(error, Error::InvalidOption { name: "MODEL_CACHE_LIMIT_RATE", .. }), "{bad:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_budget_that_can_t_be_is_refused_as_it_was_typed() {
+        assert_eq!(parse_memory_budget("--memory-budget", "8Mi").unwrap(), LEAST_BUDGET_BYTES);
+        for (bad, reason) in [("1K", "at least 8 MiB"), ("99999999T", "no machine has as much"), ("little", "a number of bytes")]
+        {
+            let text = parse_memory_budget("--memory-budget", bad).unwrap_err().to_string();
+            assert!(text.starts_with(&format!("--memory-budget=\"{bad}\" can't be used")) && text.contains(reason), "{text}");
+        }
+        assert!(parse_rate("--limit-rate", "0.5K").unwrap_err().to_string().starts_with("--limit-rate=\"0.5K\" "));
     }
 
     /// Connections that each read pieces as fast as they are let, on virtual time; gives the bytes and the time they took.

@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Result},
     file::ModelFile,
     key::PinnedRepo,
+    listing::FileState,
     name::{FilePath, RepoSpec},
     progress::{self, Paced, ProgressCallback},
     record::FileMetadata,
@@ -115,8 +116,8 @@ impl ModelCache {
     /// What of `repo` is read is what [`get_file`](Self::get_file) finds. Nothing stays mapped: whoever opens a file next finds its pages.
     ///
     /// # Errors
-    /// [`Error::NotInStore`]; [`Error::QuantNotFound`]; [`Error::NotHere`] for a quant that is not here; [`Error::FileNotFound`] for a glob
-    /// that matches nothing here; else as [`ModelFile::prefetch`].
+    /// [`Error::NotInStore`]; [`Error::QuantNotFound`]; [`Error::NotHere`] for a quant, or a glob's file, that is not here or being
+    /// pulled; [`Error::FileNotFound`] for a glob that matches nothing known of the repo; else as [`ModelFile::prefetch`].
     pub fn prefetch(&self, repo: &str, quants: &[String], globs: &[String], options: &PrefetchOptions) -> Result<PrefetchReport> {
         let spec: RepoSpec = repo.parse()?;
         let names = self.names_to_prefetch(&spec, quants, &Globs::new(globs)?)?;
@@ -154,9 +155,22 @@ impl ModelCache {
             }
         }
         if names.is_empty() {
-            return Err(Error::NotInStore { repo: spec.clone() });
+            let Absent { begun, offered } = self.absent(spec)?;
+            match begun.first() {
+                Some(path) if quants.is_empty() && globs.is_empty() => return Err(self.why_not_here(spec, path)?),
+                None if offered.is_empty() || (quants.is_empty() && globs.is_empty()) => {
+                    return Err(Error::NotInStore { repo: spec.clone() });
+                }
+                _ => {}
+            }
         }
-        globs.each_matches(&spec.repo, None, names.keys().map(FilePath::as_str))?;
+        if let Some(glob) = globs.first_unmatched(names.keys().map(FilePath::as_str)) {
+            let Absent { begun, offered } = self.absent(spec)?;
+            return Err(match begun.iter().chain(&offered).find(|path| glob.matches(path.as_str())) {
+                Some(path) => self.why_not_here(spec, path)?,
+                None => Error::FileNotFound { repo: spec.repo.clone(), commit: None, path: glob.shown() },
+            });
+        }
         let mut of_quants: HashSet<String> = HashSet::new();
         for typed in quants {
             let mut not_found =
@@ -187,6 +201,28 @@ impl ModelCache {
         }
         Ok(names)
     }
+
+    /// What is known of `spec` besides what is here.
+    fn absent(&self, spec: &RepoSpec) -> Result<Absent> {
+        let repo = spec.to_string();
+        let commits = match self.files(&repo) {
+            Err(Error::NotInStore { .. }) => Vec::new(),
+            commits => commits?,
+        };
+        let files = commits.into_iter().flat_map(|commit| commit.files);
+        let begun = files.filter(|file| file.state == FileState::Filling).map(|file| file.path).collect();
+        let manifest = self.local_manifest(&repo)?;
+        let offered = manifest.into_iter().flat_map(|manifest| manifest.files).map(|file| file.path).collect();
+        Ok(Absent { begun, offered })
+    }
+}
+
+/// Files that can't be read yet.
+struct Absent {
+    /// Those somebody began to pull.
+    begun: Vec<FilePath>,
+    /// All those the Hub offers.
+    offered: Vec<FilePath>,
 }
 
 /// A prefetch under way.

@@ -158,6 +158,7 @@ impl Pull {
         let early = Reporter::new(spec.repo.to_string(), commit, self.sink.clone(), None);
         let cancel = self.cancel.take().unwrap_or_default();
         let work = async {
+            self.cache.inner().means()?;
             let globs = Globs::new(&self.globs)?;
             let paths = self.paths.iter().map(|path| path.parse()).collect::<Result<Vec<FilePath>>>()?;
             let observer = |notice: RetryNotice<'_>| early.retry(None, notice.attempt, notice.reason, notice.wait);
@@ -270,7 +271,8 @@ impl Pull {
         };
         download::check_space(&inner.store, &what, &chosen.files)?;
         self.note_failure(pinned, &chosen.quants, None).await;
-        let gates = Gates::new(inner.connections);
+        let means = inner.means()?;
+        let gates = Gates::new(means.connections);
         let lane = Lane {
             store: &inner.store,
             hub: &inner.hub,
@@ -278,7 +280,7 @@ impl Pull {
             commit: &commit,
             reporter,
             gates: &gates,
-            buffers: Buffers::new(inner.buffers),
+            buffers: Buffers::new(means.buffers),
             seal_time: SealTime::default(),
             working,
         };

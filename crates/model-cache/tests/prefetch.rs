@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use hub_fixture::{Content, Hub, Repo};
+use hub_fixture::{Content, Fault, Hub, Repo, Target};
 use std::{
     fs::{self, File},
     path::Path,
@@ -126,4 +126,48 @@ async fn a_quant_is_prefetched_with_what_it_needs_and_not_without_its_own_files(
     assert_eq!((report.files, report.bytes), (2, 6 * MIB + 2));
     assert!(matches!(prefetch("Q8_0"), Err(Error::NotHere { .. })));
     assert!(matches!(prefetch("Q5_0"), Err(Error::QuantNotFound { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_file_that_is_not_here_it_is_told_whether_it_is_being_pulled_offered_or_unknown() {
+    let gguf = |seed| Content::seeded(seed, 6 * MIB);
+    let repo = Repo::new(REPO).file("config.json", "{}").file("m-Q4_K_M.gguf", gguf(1)).file("m-Q8_0.gguf", gguf(2));
+    let hub = Hub::start(vec![repo]);
+    hub.faults().always(Target::path("m-Q8_0.gguf").cdn(), Fault::SlowBytesPerSecond(256 << 10));
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), &hub);
+    let prefetch = |globs: &[&str]| {
+        let globs: Vec<_> = globs.iter().map(|glob| (*glob).to_owned()).collect();
+        cache.prefetch(REPO, &[], &globs, &PrefetchOptions::default())
+    };
+    assert!(matches!(prefetch(&[]), Err(Error::NotInStore { .. })));
+    cache.scan_repo(REPO).await.unwrap();
+    assert!(matches!(prefetch(&[]), Err(Error::NotInStore { .. })));
+    // Before anything else of the repo is here, and after.
+    for _ in 0..2 {
+        let token = CancellationToken::new();
+        let pull = tokio::spawn(cache.pull(REPO).quant("Q8_0").cancel_token(token.clone()).run());
+        let begun = || cache.files(REPO).is_ok_and(|all| all[0].files.iter().any(|file| file.state == FileState::Filling));
+        let announced = || {
+            let manifest = cache.local_manifest(REPO).unwrap().unwrap();
+            manifest.quants["Q8_0"].status == QuantStatus::Downloading
+        };
+        // The second time the file is begun already.
+        until("the file is being pulled", || begun() && announced());
+        for glob in ["m-Q8_0.gguf", "*Q8*"] {
+            let error = prefetch(&[glob]).unwrap_err();
+            assert!(matches!(&error, Error::NotHere { is_pulled: true, landed_percent: Some(_), .. }), "{error}");
+            assert!(error.to_string().starts_with("m-Q8_0.gguf of org/model is being pulled: "), "{error}");
+        }
+        let error = prefetch(&["m-Q4_K_M.gguf"]).unwrap_err();
+        assert!(matches!(&error, Error::NotHere { landed_percent: None, is_at_hub: true, .. }), "{error}");
+        assert!(error.hint().unwrap().contains("model-cache pull"), "{error}");
+        let error = prefetch(&["none*"]).unwrap_err();
+        assert!(matches!(&error, Error::FileNotFound { .. }), "{error}");
+        token.cancel();
+        assert!(matches!(pull.await.unwrap(), Err(Error::Cancelled)));
+        let report = cache.download_file(REPO, "config.json", None).await.unwrap();
+        assert_eq!(report.files, 1);
+        assert_eq!(prefetch(&[]).unwrap().files, 1);
+    }
 }

@@ -77,7 +77,8 @@ class ModelCache:
             ``$MODEL_CACHE_LIMIT_RATE`` (``10M``, ``1.5GiB``), else no limit.
         :param memory_budget_bytes: most private memory of one pull for its data, 8 MiB or more. Default:
             ``$MODEL_CACHE_MEMORY_BUDGET``, else 40 MiB.
-        :raises InvalidInput: an option or environment variable that can't be; nothing was touched.
+        :raises InvalidInput: an option or environment variable that can't be; nothing was touched. The two variables of pulls are
+            looked at where no option is given, and refused by what pulls.
         :raises StoreError: a store that can't be opened: read-only, on a network file system, open in another container.
         :raises NoSpace: the disk is full.
         """

@@ -117,10 +117,14 @@ fn freed_text(removed: &Removed) -> String {
         0 => "Nothing to free.".to_owned(),
         freed => format!("Freed {}.", render::size(freed)),
     };
-    let in_use = removed.busy_bytes + removed.filling_bytes;
-    match in_use {
-        0 => text,
-        bytes => format!("{text} {} is in use{}.", render::size(bytes), by(&removed.busy_processes)),
+    let (busy, filling) = (render::size(removed.busy_bytes), render::size(removed.filling_bytes));
+    let by = by(&removed.busy_processes);
+    match (removed.busy_bytes, removed.filling_bytes) {
+        (0, 0) => text,
+        (_, 0) => format!("{text} {busy} is in use{by}."),
+        (0, _) => format!("{text} {filling} is being pulled{by}."),
+        // Who reads and who pulls is not known apart.
+        (_, _) => format!("{text} {busy} is in use and {filling} is being pulled{by}."),
     }
 }
 
@@ -182,6 +186,22 @@ mod tests {
         );
         busy.busy_processes.push(41278);
         assert!(removed_text(&busy).ends_with("in use by processes 41277, 41278 and will be freed when they let go."));
+    }
+
+    #[test]
+    fn gc_tells_what_is_read_from_what_is_being_pulled() {
+        let mut left = Removed::default();
+        assert_eq!(freed_text(&left), "Nothing to free.");
+        (left.filling_bytes, left.busy_processes) = (120 << 20, vec![41277]);
+        assert_eq!(freed_text(&left), "Nothing to free. 120.00 MiB is being pulled by process 41277.");
+        left.busy_bytes = 1 << 30;
+        left.busy_processes.push(41278);
+        assert_eq!(
+            freed_text(&left),
+            "Nothing to free. 1.00 GiB is in use and 120.00 MiB is being pulled by processes 41277, 41278."
+        );
+        left.filling_bytes = 0;
+        assert!(freed_text(&left).ends_with(" 1.00 GiB is in use by processes 41277, 41278."));
     }
 
     #[test]

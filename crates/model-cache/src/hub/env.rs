@@ -3,7 +3,6 @@
 use super::{auth::Token, retry::RetryPolicy, wire::shown};
 use crate::{
     error::{Error, Result},
-    limit::parse_rate,
     name::printable,
 };
 use std::{ffi::OsString, time::Duration};
@@ -11,8 +10,6 @@ use url::Url;
 
 /// Where the Hub is unless `HF_ENDPOINT` says otherwise.
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
-/// The variable that limits the rate.
-const LIMIT_RATE: &str = "MODEL_CACHE_LIMIT_RATE";
 /// Ten seconds, as huggingface_hub has for both timeouts.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest timeout accepted: a day.
@@ -43,8 +40,7 @@ pub(crate) struct HubConfig {
 
 impl HubConfig {
     /// The settings of these environment variables: `HF_ENDPOINT`, `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`),
-    /// `HF_HUB_ETAG_TIMEOUT`, `HF_HUB_DOWNLOAD_TIMEOUT`, the token's (see [`Token`]), and our own `MODEL_CACHE_LIMIT_RATE`. An empty
-    /// variable counts as not set.
+    /// `HF_HUB_ETAG_TIMEOUT`, `HF_HUB_DOWNLOAD_TIMEOUT`, and the token's (see [`Token`]). An empty variable counts as not set.
     ///
     /// Reads the token file if no variable has a token; touches nothing else. Proxy variables are the HTTP client's business.
     ///
@@ -60,7 +56,7 @@ impl HubConfig {
             metadata_timeout: seconds(vars, "HF_HUB_ETAG_TIMEOUT")?.unwrap_or(DEFAULT_TIMEOUT),
             read_timeout: seconds(vars, "HF_HUB_DOWNLOAD_TIMEOUT")?.unwrap_or(DEFAULT_TIMEOUT),
             retry: RetryPolicy::default(),
-            limit_rate: text(vars, LIMIT_RATE)?.map(|rate| parse_rate(LIMIT_RATE, &rate)).transpose()?,
+            limit_rate: None,
         })
     }
 }
@@ -111,7 +107,7 @@ fn check_proxies(vars: Vars<'_>) -> Result<()> {
 }
 
 /// A variable's text, trimmed; none if it is not set or empty.
-pub(super) fn text(vars: Vars<'_>, name: &'static str) -> Result<Option<String>> {
+pub(crate) fn text(vars: Vars<'_>, name: &'static str) -> Result<Option<String>> {
     let Some(value) = vars(name) else { return Ok(None) };
     let value = value.into_string().map_err(|value| Error::InvalidOption {
         name,
@@ -163,7 +159,7 @@ mod tests {
         for empty in [&[][..], &[("HF_ENDPOINT", ""), ("HF_HUB_OFFLINE", " "), ("HF_HUB_ETAG_TIMEOUT", ""), ("HF_TOKEN", "")]] {
             let config = config(empty).unwrap();
             assert_eq!(config.endpoint.as_str(), "https://huggingface.co/");
-            assert!(config.token.is_none() && !config.offline && config.limit_rate.is_none());
+            assert!(config.token.is_none() && !config.offline);
             assert_eq!((config.metadata_timeout, config.read_timeout), (DEFAULT_TIMEOUT, DEFAULT_TIMEOUT));
         }
     }
@@ -176,13 +172,11 @@ mod tests {
             ("TRANSFORMERS_OFFLINE", "YES"),
             ("HF_HUB_ETAG_TIMEOUT", "3"),
             ("HF_HUB_DOWNLOAD_TIMEOUT", "0.5"),
-            ("MODEL_CACHE_LIMIT_RATE", "10M"),
         ])
         .unwrap();
         assert_eq!(config.endpoint.as_str(), "http://localhost:8080/hub");
         assert!(config.offline);
         assert_eq!((config.metadata_timeout, config.read_timeout), (Duration::from_secs(3), Duration::from_millis(500)));
-        assert_eq!(config.limit_rate, Some(10 << 20));
         assert!(!format!("{config:?}").contains("secret"), "{config:?}");
     }
 
@@ -205,7 +199,6 @@ mod tests {
             ("HF_HUB_ETAG_TIMEOUT", "NaN"),
             ("HF_HUB_DOWNLOAD_TIMEOUT", "inf"),
             ("HF_HUB_DOWNLOAD_TIMEOUT", "ten"),
-            ("MODEL_CACHE_LIMIT_RATE", "fast"),
         ] {
             let error = config(&[(name, bad)]).unwrap_err();
             assert!(matches!(&error, Error::InvalidOption { name: found, .. } if *found == name), "{name}={bad}: {error}");

@@ -23,7 +23,7 @@ mod wire;
 pub(crate) use api::ModelInfo;
 pub(crate) use auth::Token;
 pub(crate) use client::HubClient;
-pub(crate) use env::{HubConfig, parse_endpoint};
+pub(crate) use env::{HubConfig, Vars, parse_endpoint, text as variable};
 pub(crate) use file::{Location, RangeBody, RangeOutcome};
 pub(crate) use retry::{RetryNotice, RetryPolicy, random_unit};
 pub(crate) use tree::TreeFile;
