@@ -120,7 +120,7 @@ impl ModelCacheBuilder {
     }
 
     /// Most bytes of files a second, over all connections and pulls of this cache; at least 1024. Default: `MODEL_CACHE_LIMIT_RATE`
-    /// (as [`parse_rate`](crate::parse_rate) reads it), else no limit.
+    /// (as [`parse_rate`] reads it), else no limit.
     pub fn limit_rate(mut self, bytes_per_second: u64) -> Self {
         self.limit_rate = Some(bytes_per_second);
         self
