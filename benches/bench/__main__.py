@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -41,13 +42,18 @@ def main() -> None:
         if arguments.list:
             return print(listing(known))
         wanted = chosen(known, arguments.only)
-        outcomes = [outcome for workload in wanted for outcome in run(bench, workload, 1 if arguments.smoke else arguments.rounds)]
-        made = record.Record(
-            date=datetime.date.today().isoformat(), commit=machine.commit(), command=arguments.told, rounds=arguments.rounds,
-            machine=machine.describe(base), peers=peers.versions(), outcomes=outcomes)
-        if arguments.record:
-            made = record.joined(record.of_name(made.name), made, [workload.name for workload in known])
         folder = record.FOLDER if arguments.record else pathlib.Path(room) if arguments.smoke else BUILD / "record"
+        call = record.Record(
+            date=datetime.date.today().isoformat(), commit=machine.commit(), command=arguments.told, rounds=arguments.rounds,
+            machine=machine.describe(base), peers=peers.versions(), outcomes=[])
+        earlier = record.of_name(call.name) if arguments.record else None
+        made, outcomes = call, []
+        for workload in wanted:
+            outcomes += run(bench, workload, 1 if arguments.smoke else arguments.rounds)
+            made = record.joined(earlier, dataclasses.replace(call, outcomes=outcomes), [workload.name for workload in known])
+            # What is measured is kept, however the call ends.
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{made.name}.json").write_text(made.to_json())
         plots = write(made, folder, peers)
         if arguments.smoke:
             smoke.check(made, wanted, plots, peers.python is not None)
