@@ -53,8 +53,9 @@ def main() -> None:
             made = record.joined(earlier, dataclasses.replace(call, outcomes=outcomes), [workload.name for workload in known])
             # What is measured is kept, however the call ends.
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{made.name}.json").write_text(made.to_json())
-        plots = write(made, folder, peers)
+            document = folder / f"{made.name}.json"
+            document.write_text(made.to_json())
+        plots = show(made, document, peers)
         if arguments.smoke:
             smoke.check(made, wanted, plots, peers.python is not None)
             print(record.smoke_words(made))
@@ -143,11 +144,9 @@ def run_once(bench: Bench, workload: Workload, rounds: int, at: float | None = N
     return outcome
 
 
-def write(made: record.Record, folder: pathlib.Path, peers: Peers) -> list[str]:
-    """The record's files: JSON, plots, page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    document = folder / f"{made.name}.json"
-    document.write_text(made.to_json())
+def show(made: record.Record, document: pathlib.Path, peers: Peers) -> list[str]:
+    """What is made of the record's JSON, beside it: plots, page."""
+    folder = document.parent
     if peers.python:
         subprocess.run([peers.python, "-m", "bench.plot", document], check=True, env={**os.environ, "PYTHONPATH": str(TOP / "benches")})
     else:
