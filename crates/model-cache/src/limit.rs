@@ -35,16 +35,8 @@ const NOT_WORTH_WAITING: Duration = Duration::from_millis(5);
 /// assert!(tabagent_model_cache::parse_rate("limit_rate", "fast").is_err());
 /// ```
 pub fn parse_rate(name: &'static str, text: &str) -> Result<u64> {
-    let refuse = |reason: &str| Error::InvalidOption { name, value: printable(text), reason: reason.to_owned() };
     let lower = text.trim().to_ascii_lowercase();
-    let rate = lower.strip_suffix("/s").unwrap_or(&lower).trim_end();
-    let Some(bytes) = bytes_of(rate) else {
-        return Err(refuse("it must be a number of bytes a second, with K, M, G or MiB, MB and so on: 10M, 1.5G"));
-    };
-    if bytes >= u64::MAX as f64 {
-        return Err(refuse("no network is as fast; leave it out to have no limit"));
-    }
-    check_rate(name, bytes as u64, text)
+    RATE.read(name, lower.strip_suffix("/s").unwrap_or(&lower).trim_end(), text)
 }
 
 /// The memory budget of a pull as people write it: bytes, or with units as [`parse_rate`] knows them.
@@ -57,14 +49,49 @@ pub fn parse_rate(name: &'static str, text: &str) -> Result<u64> {
 /// assert!(tabagent_model_cache::parse_memory_budget("memory_budget", "little").is_err());
 /// ```
 pub fn parse_memory_budget(name: &'static str, text: &str) -> Result<u64> {
-    let refuse = |reason: &str| Error::InvalidOption { name, value: printable(text), reason: reason.to_owned() };
-    let Some(bytes) = bytes_of(&text.trim().to_ascii_lowercase()) else {
-        return Err(refuse("it must be a number of bytes, with K, M, G or MiB, MB and so on: 24M, 1.5G"));
-    };
-    if bytes >= u64::MAX as f64 {
-        return Err(refuse("no machine has as much memory; leave it out to have 40 MiB"));
+    BUDGET.read(name, &text.trim().to_ascii_lowercase(), text)
+}
+
+/// What a number of bytes is for: the least that is accepted, and the words for what is not.
+struct Amount {
+    least: u64,
+    too_little: &'static str,
+    too_much: &'static str,
+    no_number: &'static str,
+}
+
+const RATE: Amount = Amount {
+    least: SLOWEST,
+    too_little: "it must be at least 1 KiB a second; leave it out to have no limit",
+    too_much: "no network is as fast; leave it out to have no limit",
+    no_number: "it must be a number of bytes a second, with K, M, G or MiB, MB and so on: 10M, 1.5G",
+};
+
+const BUDGET: Amount = Amount {
+    least: LEAST_BUDGET_BYTES,
+    too_little: "it must be at least 8 MiB",
+    too_much: "no machine has as much memory; leave it out to have 40 MiB",
+    no_number: "it must be a number of bytes, with K, M, G or MiB, MB and so on: 24M, 1.5G",
+};
+
+impl Amount {
+    /// The bytes that `lower` says, which is `text` without what only decorates it.
+    fn read(&self, name: &'static str, lower: &str, text: &str) -> Result<u64> {
+        match bytes_of(lower) {
+            None => refuse(name, text, self.no_number),
+            Some(bytes) if bytes >= u64::MAX as f64 => refuse(name, text, self.too_much),
+            Some(bytes) => self.check(name, bytes as u64, text),
+        }
     }
-    check_memory_budget(name, bytes as u64, text)
+
+    /// `bytes`, given as `text`.
+    fn check(&self, name: &'static str, bytes: u64, text: &str) -> Result<u64> {
+        if bytes < self.least { refuse(name, text, self.too_little) } else { Ok(bytes) }
+    }
+}
+
+fn refuse(name: &'static str, text: &str, reason: &str) -> Result<u64> {
+    Err(Error::InvalidOption { name, value: printable(text), reason: reason.to_owned() })
 }
 
 /// The bytes that a number with a unit means, in lower case.
@@ -91,11 +118,7 @@ fn bytes_of(text: &str) -> Option<f64> {
 /// # Errors
 /// [`Error::InvalidOption`] for less than 1 KiB a second.
 pub(crate) fn check_rate(name: &'static str, bytes_per_second: u64, text: &str) -> Result<u64> {
-    if bytes_per_second < SLOWEST {
-        let reason = "it must be at least 1 KiB a second; leave it out to have no limit".to_owned();
-        return Err(Error::InvalidOption { name, value: printable(text), reason });
-    }
-    Ok(bytes_per_second)
+    RATE.check(name, bytes_per_second, text)
 }
 
 /// `bytes`, given as `text`.
@@ -103,11 +126,7 @@ pub(crate) fn check_rate(name: &'static str, bytes_per_second: u64, text: &str) 
 /// # Errors
 /// [`Error::InvalidOption`] for less than 8 MiB.
 pub(crate) fn check_memory_budget(name: &'static str, bytes: u64, text: &str) -> Result<u64> {
-    if bytes < LEAST_BUDGET_BYTES {
-        let reason = "it must be at least 8 MiB".to_owned();
-        return Err(Error::InvalidOption { name, value: printable(text), reason });
-    }
-    Ok(bytes)
+    BUDGET.check(name, bytes, text)
 }
 
 /// Lets bytes through at a rate, whoever brings them.
