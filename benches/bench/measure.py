@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import signal
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -39,7 +40,8 @@ def measure(command, env=None, kill_after: float | None = None, count_port: int 
     """Runs a command to its end, or, with `kill_after` seconds, until it is killed -9. It is about to fill so many bytes of memory.
 
     CPU seconds are those of the command and every child it waited for. Private memory is the largest sum of RssAnon over its process
-    tree that was sampled. With `count_port`, `values["connections_max"]` is the most connections to that port seen at once.
+    tree that was sampled. With `count_port`, `values["connections"]` is the number of connections to that port that was seen most of the time (the
+    median of what was sampled while there were any), `values["connections_max"]` the most at once.
     Raises Failed with what the command said on stderr where it ends otherwise.
     """
     command = [str(part) for part in command]
@@ -71,7 +73,7 @@ def measure(command, env=None, kill_after: float | None = None, count_port: int 
         if process.returncode != 0 and not killed:
             said = stderr.read()[-2000:].decode(errors="replace").strip()
             raise Failed(f"{' '.join(command)} ended with {process.returncode}: {said}")
-        values = {"connections_max": sampler.connections} if count_port else {}
+        values = {"connections": statistics.median_high(sampler.connections or [0]), "connections_max": max(sampler.connections, default=0)} if count_port else {}
         run = Run(seconds, usage.ru_utime + usage.ru_stime, sampler.rss_anon, values=values)
         return Ended(run, stdout.read(), killed)
 
@@ -102,14 +104,15 @@ class _Sampler(threading.Thread):
 
     def __init__(self, pid: int, port: int | None):
         super().__init__(daemon=True)
-        self.pid, self.port, self.rss_anon, self.connections, self.over = pid, port, 0, 0, threading.Event()
+        self.pid, self.port, self.rss_anon, self.over = pid, port, 0, threading.Event()
+        self.connections: list[int] = []
         self.start()
 
     def run(self):
         while True:
             self.rss_anon = max(self.rss_anon, sum(rss_anon(pid) for pid in tree(self.pid)))
-            if self.port:
-                self.connections = max(self.connections, connections(self.pid, self.port))
+            if self.port and (now := connections(self.pid, self.port)):
+                self.connections.append(now)
             if self.over.wait(SAMPLE_SECONDS):
                 return
 

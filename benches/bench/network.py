@@ -156,7 +156,7 @@ def throttled(bench):
             def run(round: int) -> Run:
                 told = subject.run(round)
                 told.values["bytes_per_second"] = told.bytes / told.seconds
-                used = max(1, int(told.values["connections_max"]))
+                used = max(1, int(told.values["connections"]))
                 told.values["share_of_limit"] = told.values["bytes_per_second"] / (LIMIT_BYTES_PER_SECOND * used)
                 return told
 
@@ -170,8 +170,8 @@ def throttled(bench):
         })
         if bench.peers.which("curl"):
             prepared.subjects.append(share(programs.to_file("16 curls to /dev/null", CURLS)))
-        prepared.notes = [f"nginx: limit_rate {LIMIT_BYTES_PER_SECOND} on each answer of the CDN. The share is of 20 MB/s x the most "
-                          f"connections seen at once. {size} bytes; hf and curl, which use one connection, 64 MiB."]
+        prepared.notes = [f"nginx: limit_rate {LIMIT_BYTES_PER_SECOND} on each answer of the CDN. The share is of 20 MB/s x the "
+                          f"connections seen most of the time. {size} bytes; hf and curl, which use one connection, 64 MiB."]
         yield prepared
 
 

@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 /// How often the controller is asked.
-pub(crate) const TICK: Duration = Duration::from_millis(100);
+pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// Connections a pull begins with: as many as a near server without limits needs (docs/performance.md, "Connections").
 const FIRST: usize = 4;
 /// The shortest time judged, and the fewest bytes: less is noise.
-const SHORTEST: Duration = Duration::from_millis(200);
+const SHORTEST: Duration = Duration::from_millis(100);
 const FEWEST_BYTES: u64 = 1 << 20;
 /// Judged after so long however little came.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -314,6 +314,10 @@ mod tests {
         }
     }
 
+    fn ticks(seconds: u32) -> u32 {
+        seconds * (Duration::from_secs(1).as_millis() / TICK.as_millis()) as u32
+    }
+
     /// `noise` in 0..1 shakes the speed of each tick by up to so much either way.
     fn run(most: usize, phases: &[(Network, u32)], noise: f64, mut random: u64) -> Ran {
         let mut controller = Controller::new(most);
@@ -346,35 +350,35 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_each_connection_is_answered_with_all_within_a_second() {
-        let ran = run(16, &[(Network::limited(20.0 * MB), 150)], 0.0, 1);
-        assert_eq!(ran.numbers[10], 16, "{:?}", ran.runs());
+    fn a_limit_of_each_connection_is_answered_with_all_within_half_a_second() {
+        let ran = run(16, &[(Network::limited(20.0 * MB), ticks(15))], 0.0, 1);
+        assert_eq!(ran.numbers[ticks(1) as usize / 2], 16, "{:?}", ran.runs());
         // 15 s: 4.8 GB were the most.
         assert!(ran.bytes >= 0.95 * 16.0 * 20.0 * MB * 15.0, "{} {:?}", ran.bytes, ran.runs());
     }
 
     #[test]
     fn a_shared_limit_is_met_with_few() {
-        let ran = run(16, &[(Network::shared(1000.0 * MB), 3000)], 0.02, 7);
-        assert!(ran.share_in(100, 1..=4) > 0.9, "{:?}", ran.runs());
+        let ran = run(16, &[(Network::shared(1000.0 * MB), ticks(300))], 0.02, 7);
+        assert!(ran.share_in(ticks(10) as usize, 1..=4) > 0.9, "{:?}", ran.runs());
     }
 
     #[test]
     fn what_is_shared_later_lets_connections_go_and_what_is_limited_later_brings_them_back() {
         let (wide, narrow) = (Network::limited(20.0 * MB), Network { shared: 50.0 * MB, ..Network::limited(20.0 * MB) });
-        let ran = run(16, &[(wide, 100), (narrow, 1500), (wide, 800)], 0.02, 3);
-        assert_eq!(ran.numbers[99], 16);
-        assert!(ran.numbers[1599] <= 8, "{:?}", ran.runs());
-        assert!(ran.numbers[1600..].contains(&16), "{:?}", ran.runs());
+        let ran = run(16, &[(wide, ticks(10)), (narrow, ticks(150)), (wide, ticks(80))], 0.02, 3);
+        assert_eq!(ran.numbers[ticks(10) as usize - 1], 16);
+        assert!(ran.numbers[ticks(160) as usize - 1] <= 8, "{:?}", ran.runs());
+        assert!(ran.numbers[ticks(160) as usize..].contains(&16), "{:?}", ran.runs());
     }
 
     #[test]
     fn refusals_bring_the_number_below_what_was_refused_and_keep_it_there() {
         let strict = Network { refused_above: 5, ..Network::limited(20.0 * MB) };
-        let ran = run(16, &[(strict, 1200)], 0.0, 1);
+        let ran = run(16, &[(strict, ticks(120))], 0.0, 1);
         let above = ran.numbers.iter().filter(|n| **n > 5).count();
         // In the climb, one by one from there, and one more after each minute.
-        assert!(above <= 5 && ran.share_in(200, 5..=5) > 0.9, "{above} {:?}", ran.runs());
+        assert!(above <= 5 && ran.share_in(ticks(20) as usize, 5..=5) > 0.9, "{above} {:?}", ran.runs());
     }
 
     #[test]
@@ -405,7 +409,7 @@ mod tests {
                 refused_above: usize::MAX,
             };
             let minutes = 5;
-            let ran = run(most, &[(network, minutes * 600)], noise, random);
+            let ran = run(most, &[(network, ticks(minutes * 60))], noise, random);
             let best = (per_connection * most as f64).min(shared) * MB * 60.0 * f64::from(minutes);
             // What more connections bring is taken as long as each brings a quarter of its equals.
             prop_assert!(ran.bytes >= 0.75 * best, "{} of {best}: {:?}", ran.bytes, ran.runs());

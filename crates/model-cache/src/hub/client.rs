@@ -36,6 +36,8 @@ const MAX_ERROR_BYTES: u64 = 16 << 10;
 const MAX_DRAIN_TIME: Duration = Duration::from_millis(50);
 /// The longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection that nobody uses is kept: spare ones are begun when others are handed back while they are made.
+const SPARE_CONNECTION: Duration = Duration::from_secs(2);
 /// The longest an answer that describes files may take in all, so that no server can drip one byte before each timeout.
 const MAX_BODY_TIME: Duration = Duration::from_secs(300);
 /// Warnings remembered as already logged; more are not logged at all.
@@ -236,6 +238,7 @@ impl HubClient {
             .user_agent(concat!("model-cache/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(SPARE_CONNECTION)
             .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]))
             .build()
             .map_err(|error| network("set up TLS for", &self.config().endpoint, error))?;
