@@ -12,6 +12,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 const FIRST: usize = 4;
 /// The shortest time judged, and the fewest bytes: less is noise.
 const SHORTEST: Duration = Duration::from_millis(100);
+/// Bytes a second at which no more connections are tried: each of them brings what a network of a gigabit carries, so the server
+/// does not hold them back, and how they come is this machine's own business, which a trial would only take for a gain.
+const FAST: f64 = 100e6;
 const FEWEST_BYTES: u64 = 1 << 20;
 /// Judged after so long however little came.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -184,7 +187,7 @@ impl Controller {
             Phase::First => self.climb(speed),
             Phase::Trying { from, speed: before, judged } if self.now > from => {
                 let added = self.now as f64 / from as f64 - 1.0;
-                let patience = PATIENCE + (self.round_trips.as_secs_f64() / SHORTEST.as_secs_f64()).ceil() as u32;
+                let patience = PATIENCE + (self.round_trips.as_secs_f64() / SHORTEST.as_secs_f64()) as u32;
                 if speed >= before * (1.0 + WORTH * added) {
                     (self.up, self.down) = (Trials::NEW, Trials::NEW);
                     self.climb(speed);
@@ -218,7 +221,7 @@ impl Controller {
                 if changed {
                     (self.up, self.down) = (Trials::NEW, Trials::NEW);
                 }
-                if (changed || self.up.due_in.is_zero()) && self.now < self.ceiling() {
+                if (changed || self.up.due_in.is_zero()) && self.may_climb(held) {
                     self.climb(held);
                 } else if (changed || self.down.due_in.is_zero()) && self.now > 1 {
                     self.turn_to(self.now - (self.now / 4).max(1), held);
@@ -227,10 +230,18 @@ impl Controller {
         }
     }
 
-    /// Tries twice as many, or one more where the server has refused, if more are allowed.
+    /// Tries twice as many, or one more where the server has refused, if more are allowed and may pay.
     fn climb(&mut self, speed: f64) {
-        let next = if self.cautious { self.now + 1 } else { self.now * 2 }.min(self.ceiling());
-        if next > self.now { self.turn_to(next, speed) } else { self.hold(self.now, Some(speed)) }
+        if self.may_climb(speed) {
+            let next = if self.cautious { self.now + 1 } else { self.now * 2 };
+            self.turn_to(next.min(self.ceiling()), speed);
+        } else {
+            self.hold(self.now, Some(speed));
+        }
+    }
+
+    fn may_climb(&self, speed: f64) -> bool {
+        self.now < self.ceiling() && speed < FAST * self.now as f64
     }
 
     fn turn_to(&mut self, next: usize, speed: f64) {
@@ -364,6 +375,15 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_holds_nobody_back_is_asked_by_no_more_however_unevenly_its_bytes_come() {
+        // A machine busy with other things in the first second, then the same with none.
+        for begun in [Network::shared(500.0 * MB), Network::limited(250.0 * MB)] {
+            let ran = run(16, &[(begun, ticks(1)), (Network::limited(250.0 * MB), ticks(20))], 0.4, 5);
+            assert!(ran.numbers.iter().all(|n| *n <= FIRST), "{:?}", ran.runs());
+        }
+    }
+
+    #[test]
     fn what_is_shared_later_lets_connections_go_and_what_is_limited_later_brings_them_back() {
         let (wide, narrow) = (Network::limited(20.0 * MB), Network { shared: 50.0 * MB, ..Network::limited(20.0 * MB) });
         let ran = run(16, &[(wide, ticks(10)), (narrow, ticks(150)), (wide, ticks(80))], 0.02, 3);
@@ -410,10 +430,12 @@ mod tests {
             };
             let minutes = 5;
             let ran = run(most, &[(network, ticks(minutes * 60))], noise, random);
-            let best = (per_connection * most as f64).min(shared) * MB * 60.0 * f64::from(minutes);
+            // As many as are tried at such speeds.
+            let connections = if per_connection * MB > 0.95 * FAST { most.min(FIRST) } else { most };
+            let best = (per_connection * connections as f64).min(shared) * MB * 60.0 * f64::from(minutes);
             // What more connections bring is taken as long as each brings a quarter of its equals.
             prop_assert!(ran.bytes >= 0.75 * best, "{} of {best}: {:?}", ran.bytes, ran.runs());
-            if per_connection * most as f64 <= shared {
+            if per_connection * connections as f64 <= shared {
                 prop_assert!(ran.bytes >= 0.9 * best, "{} of {best}: {:?}", ran.bytes, ran.runs());
             }
             // The climb, then trials at doubling intervals.
