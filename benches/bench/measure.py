@@ -40,8 +40,8 @@ def measure(command, env=None, kill_after: float | None = None, count_port: int 
     """Runs a command to its end, or, with `kill_after` seconds, until it is killed -9. It is about to fill so many bytes of memory.
 
     CPU seconds are those of the command and every child it waited for. Private memory is the largest sum of RssAnon over its process
-    tree that was sampled. With `count_port`, `values["connections"]` is the number of connections to that port that was seen most of the time (the
-    median of what was sampled while there were any), `values["connections_max"]` the most at once.
+    tree that was sampled. With `count_port`, `values["connections"]` is the median of the numbers of connections to that port sampled
+    while there were any, `values["connections_max"]` the most at once.
     Raises Failed with what the command said on stderr where it ends otherwise.
     """
     command = [str(part) for part in command]
@@ -73,7 +73,8 @@ def measure(command, env=None, kill_after: float | None = None, count_port: int 
         if process.returncode != 0 and not killed:
             said = stderr.read()[-2000:].decode(errors="replace").strip()
             raise Failed(f"{' '.join(command)} ended with {process.returncode}: {said}")
-        values = {"connections": statistics.median_high(sampler.connections or [0]), "connections_max": max(sampler.connections, default=0)} if count_port else {}
+        seen = sampler.connections or [0]
+        values = {"connections": statistics.median_high(seen), "connections_max": max(seen)} if count_port else {}
         run = Run(seconds, usage.ru_utime + usage.ru_stime, sampler.rss_anon, values=values)
         return Ended(run, stdout.read(), killed)
 

@@ -171,7 +171,7 @@ def throttled(bench):
         if bench.peers.which("curl"):
             prepared.subjects.append(share(programs.to_file("16 curls to /dev/null", CURLS)))
         prepared.notes = [f"nginx: limit_rate {LIMIT_BYTES_PER_SECOND} on each answer of the CDN. The share is of 20 MB/s x the "
-                          f"connections seen most of the time. {size} bytes; hf and curl, which use one connection, 64 MiB."]
+                          f"median of the connections seen. {size} bytes; hf and curl, which use one connection, 64 MiB."]
         yield prepared
 
 
@@ -282,7 +282,8 @@ def kill_and_resume(bench):
             return whole
 
         prepared = Prepared([Subject(OURS, ours)])
-        prepared.notes = [f"Killed after 10 to 30 % of the time of a pull each; {CONNECTIONS} connections. Verified with --digest afterwards."]
+        prepared.notes = [f"Killed after 10 to 30 % of the time of a pull each. The bound is {CONNECTIONS} requests of a block a kill. Verified with "
+                          "--digest afterwards."]
         yield prepared
 
 
