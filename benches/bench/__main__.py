@@ -131,6 +131,7 @@ def run_once(bench: Bench, workload: Workload, rounds: int, at: float | None = N
             outcome.runs = {name: [] for name in subjects}
             for round, name in turns(list(subjects), rounds):
                 outcome.runs[name].append(subjects[name].run(round))
+            outcome.notes += outcome.disturbed()
     except Skip as why:
         outcome.skipped = str(why)
     except (measure.Failed, subprocess.CalledProcessError) as failed:
@@ -138,7 +139,7 @@ def run_once(bench: Bench, workload: Workload, rounds: int, at: float | None = N
             raise
         outcome.skipped, outcome.runs = f"{FAILED}{words(failed)}", {}
     if not bench.smoke:
-        told = [f"left out: {outcome.skipped}"] if outcome.skipped else figures_of(outcome).lines()
+        told = [f"left out: {outcome.skipped}"] if outcome.skipped else [*figures_of(outcome).lines(), *outcome.notes]
         told += [f"without {name}: {why}" for name, why in outcome.missing.items()]
         print("\n".join(told), file=sys.stderr, flush=True)
     return outcome

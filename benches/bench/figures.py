@@ -17,6 +17,8 @@ class Run:
     disk_bytes: int | None = None
     bytes: int | None = None
     values: dict[str, float] = dataclasses.field(default_factory=dict)
+    # What the host of a virtual machine took of its processors meanwhile, summed over them; in steps of 10 ms.
+    stolen_seconds: float | None = None
 
     @staticmethod
     def of(fields: dict) -> Run:
@@ -33,14 +35,28 @@ class Run:
 
 def is_worst(name: str) -> bool:
     """Whether a figure is a worst case, of which the worst of all runs is told and no median."""
-    return name == "rss_anon_peak_bytes" or not {"max", "longest"}.isdisjoint(name.split("_"))
+    return name in ("rss_anon_peak_bytes", "stolen_seconds") or not {"max", "longest"}.isdisjoint(name.split("_"))
+
+
+def is_longest_wait(name: str) -> bool:
+    """Whether a figure is the longest of many waits."""
+    return "longest" in name.split("_")
+
+
+def undisturbed(runs: list[Run]) -> list[Run]:
+    """The runs from which the host of the virtual machine took no time; all, where there is none such.
+
+    Who waits while the host has the processor waits for the host, so of longest waits these runs alone say something. A median stands it.
+    """
+    return [run for run in runs if not run.stolen_seconds] or runs
 
 
 def median(runs: list[Run]) -> Run:
-    """The median of each figure over the runs that have it; of worst cases the worst."""
+    """The median of each figure over the runs that have it; of worst cases the worst, of longest waits that of the `undisturbed`."""
 
     def over(name: str) -> float | None:
-        told = [value for value in (run.get(name) for run in runs) if value is not None]
+        among = undisturbed(runs) if is_longest_wait(name) else runs
+        told = [value for value in (run.get(name) for run in among) if value is not None]
         if not told:
             return None
         return max(told) if is_worst(name) else statistics.median(told)

@@ -6,6 +6,7 @@ like all others.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -67,8 +68,9 @@ def _rounds(bench, told: dict, program: list, *options: str):
         def run(_round: int) -> Run:
             if each_round:
                 measure.measure([*words, "--prepare"], bench.peers.env)
-            document = json.loads(measure.measure(words, bench.peers.env).stdout)
-            run = Run.of(document)
+            ended = measure.measure(words, bench.peers.env)
+            document = json.loads(ended.stdout)
+            run = dataclasses.replace(Run.of(document), stolen_seconds=ended.run.stolen_seconds)
             # Everybody has read the same bytes.
             sums[name] = run.values.pop("sum_low_32_bits", None)
             if len(set(sums.values()) - {None}) > 1:

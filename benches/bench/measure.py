@@ -40,7 +40,7 @@ def measure(command, env=None, kill_after: float | None = None, count_port: int 
     """Runs a command to its end, or, with `kill_after` seconds, until it is killed -9. It is about to fill so many bytes of memory.
 
     CPU seconds are those of the command and every child it waited for. Private memory is the largest sum of RssAnon over its process
-    tree that was sampled. With `count_port`, `values["connections"]` is the median of the numbers of connections to that port sampled
+    tree that was sampled. Stolen time is the whole machine's. With `count_port`, `values["connections"]` is the median of the numbers of connections to that port sampled
     while there were any, `values["connections_max"]` the most at once.
     Raises Failed with what the command said on stderr where it ends otherwise.
     """
@@ -49,6 +49,7 @@ def measure(command, env=None, kill_after: float | None = None, count_port: int 
     os.sync()
     touch(fills)
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        stolen = stolen_seconds()
         start = time.monotonic()
         # posix_spawn-like: the child is reaped by wait4 below and by nobody else.
         process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
@@ -59,6 +60,7 @@ def measure(command, env=None, kill_after: float | None = None, count_port: int 
         try:
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.monotonic() - start
+            stolen = stolen_seconds() - stolen
         except BaseException:
             _kill(process.pid)
             raise
@@ -75,7 +77,7 @@ def measure(command, env=None, kill_after: float | None = None, count_port: int 
             raise Failed(f"{' '.join(command)} ended with {process.returncode}: {said}")
         seen = sampler.connections or [0]
         values = {"connections": statistics.median_high(seen), "connections_max": max(seen)} if count_port else {}
-        run = Run(seconds, usage.ru_utime + usage.ru_stime, sampler.rss_anon, values=values)
+        run = Run(seconds, usage.ru_utime + usage.ru_stime, sampler.rss_anon, stolen_seconds=stolen, values=values)
         return Ended(run, stdout.read(), killed)
 
 
@@ -93,6 +95,13 @@ def touch(size: int) -> None:
         memory.madvise(mmap.MADV_HUGEPAGE)
         with contextlib.suppress(OSError):
             memory.madvise(MADV_POPULATE_WRITE)
+
+
+def stolen_seconds() -> float:
+    """What the host of a virtual machine has taken of its processors since they started, summed over them: `steal` of proc_stat(5)."""
+    # cpu user nice system idle iowait irq softirq steal ..
+    fields = _read("/proc/stat").split("\n", 1)[0].split()
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK") if len(fields) > 8 else 0.0
 
 
 def _kill(pid: int) -> None:

@@ -44,8 +44,8 @@ def figures_of(outcome: Outcome) -> Table:
     """A workload's medians, subject by subject; columns that would be empty are left out."""
     medians = outcome.medians()
     ours = medians.get(OURS)
-    columns = {"SUBJECT": [], "TIME": [], "CPU": [], "RSSANON": [], "DISK": [], "RATE": [], "TIME TO OURS": [], "CPU TO OURS": [],
-               "BESIDE": []}
+    columns = {"SUBJECT": [], "TIME": [], "CPU": [], "RSSANON": [], "DISK": [], "RATE": [], "STOLEN": [],
+               "TIME TO OURS": [], "CPU TO OURS": [], "BESIDE": []}
     for subject, run in medians.items():
         to_ours = subject != OURS and ours is not None
         rate = ratio(run.bytes, run.seconds)
@@ -56,6 +56,7 @@ def figures_of(outcome: Outcome) -> Table:
             "RSSANON": iec(run.rss_anon_peak_bytes) if run.rss_anon_peak_bytes else "",
             "DISK": iec(run.disk_bytes) if run.disk_bytes else "",
             "RATE": f"{iec(rate)}/s" if rate and run.bytes >= 1 << 20 else "",
+            "STOLEN": duration(run.stolen_seconds) if run.stolen_seconds else "",
             "TIME TO OURS": _times(run.seconds, ours.seconds) if to_ours else "",
             "CPU TO OURS": _times(run.cpu_seconds, ours.cpu_seconds) if to_ours else "",
             "BESIDE": beside(run),

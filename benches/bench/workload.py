@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from .figures import Run, median
+from .figures import Run, is_longest_wait, median, undisturbed
 
 
 class Skip(Exception):
@@ -65,6 +65,12 @@ class Outcome:
     def medians(self) -> dict[str, Run]:
         """The median of each subject that ran."""
         return {subject: median(runs) for subject, runs in self.runs.items() if runs}
+
+    def disturbed(self) -> list[str]:
+        """Whose longest waits are those of less than all runs, because the host of the machine took time from the others."""
+        waits = [(name, runs) for name, runs in self.runs.items() if any(is_longest_wait(value) for run in runs for value in run.values)]
+        return [f"Longest waits of {name} are those of {len(undisturbed(runs))} of {len(runs)} rounds: from the others the machine's host took time."
+                for name, runs in waits if len(undisturbed(runs)) < len(runs)]
 
 
 def turns(names: list[str], rounds: int) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,7 @@
 import statistics
 
 from bench.figures import Run, duration, iec, is_worst, median, ratio, shown
+from bench.workload import Outcome
 
 
 def test_the_median_of_each_figure_is_taken_over_the_runs_that_have_it():
@@ -18,6 +19,16 @@ def test_of_worst_cases_the_worst_run_is_told():
     assert (told.rss_anon_peak_bytes, told.values["max_us"], told.values["reader_longest_wait_ms"]) == (9, 9, 9)
     assert told.values["p99_us"] == 3
     assert not is_worst("seconds")
+
+
+def test_longest_waits_are_those_of_runs_from_which_the_host_took_no_time():
+    waits = [Run(1.0, stolen_seconds=stolen, values={"longest_wait_ms": wait, "p99_us": wait}) for stolen, wait in ((0.0, 3), (0.02, 900), (0.0, 2))]
+    told = median(waits)
+    assert told.values == {"longest_wait_ms": 3, "p99_us": 3}
+    assert told.stolen_seconds == 0.02
+    assert median(waits[1:2]).values["longest_wait_ms"] == 900
+    assert Outcome("a", "", "", runs={"ours": waits, "quiet": waits[:1]}).disturbed() == [
+        "Longest waits of ours are those of 2 of 3 rounds: from the others the machine's host took time."]
 
 
 def test_a_run_is_read_from_json_with_fields_of_later_programs_left_out():

@@ -16,6 +16,11 @@ def test_a_program_and_its_children_are_measured_together():
     assert ended.run.rss_anon_peak_bytes >= 64 << 20
 
 
+def test_time_that_the_host_stole_is_read_where_the_kernel_tells_it(monkeypatch):
+    monkeypatch.setattr(measure, "_read", lambda path: f"cpu  1 2 3 4 5 6 7 {3 * os.sysconf('SC_CLK_TCK')} 9 10\ncpu0 1 1 1 1 1 1 1 1\n")
+    assert measure.stolen_seconds() == 3.0
+
+
 def test_what_a_program_said_is_told_when_it_fails():
     with pytest.raises(measure.Failed, match="ended with 3: no such thing"):
         measure.measure(["sh", "-c", "echo no such thing >&2; exit 3"])
