@@ -57,13 +57,14 @@ fn a_session_in_place_computes_the_same_from_a_file_that_was_removed_and_keeps_n
     let environment = ENVIRONMENT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let store = Store::of_onnx();
     let file = store.file("model.ort");
-    // What the library takes once, whatever it loads.
-    drop(example::copied(&environment, &file).unwrap());
-    let (copy_bytes, copied) = private_growth(|| example::copied(&environment, &file).unwrap());
+    // What the library takes once, whatever it loads. It is kept: what is given back, the next may have without the process growing.
+    let first = example::copied(&environment, &file).unwrap();
+    let (copies_bytes, copies) = private_growth(|| [(); 4].map(|()| example::copied(&environment, &file).unwrap()));
     let (bytes, mut session) = private_growth(|| example::in_place(&environment, &file).unwrap());
     assert!(bytes < 2 * MIB, "{bytes} bytes of private memory for 4 MiB of weights in place");
-    assert!(copy_bytes > 3 * MIB, "{copy_bytes} bytes of private memory for a copy of 4 MiB of weights");
-    drop(copied);
+    // One of them may have what the loading of another gave back.
+    assert!(copies_bytes > 12 * MIB, "{copies_bytes} bytes of private memory for four copies of 4 MiB of weights");
+    drop((first, copies));
     assert!(store.cache.delete_model(REPO).unwrap().busy_bytes > 4 * MIB);
     assert_right!(session);
 }
