@@ -40,8 +40,8 @@ def measure(command, env=None, kill_after: float | None = None, count_port: int 
     """Runs a command to its end, or, with `kill_after` seconds, until it is killed -9. It is about to fill so many bytes of memory.
 
     CPU seconds are those of the command and every child it waited for. Private memory is the largest sum of RssAnon over its process
-    tree that was sampled. Stolen time is the whole machine's. With `count_port`, `values["connections"]` is the median of the numbers of connections to that port sampled
-    while there were any, `values["connections_max"]` the most at once.
+    tree that was sampled. Stolen time is the whole machine's. With `count_port`, `values["connections"]` is the median of the numbers of
+    connections to that port sampled while there were any, `values["connections_max"]` the most at once.
     Raises Failed with what the command said on stderr where it ends otherwise.
     """
     command = [str(part) for part in command]
