@@ -246,10 +246,13 @@ impl Run<'_> {
         if needed_bytes <= free_bytes {
             return Ok(());
         }
-        // Where blocks are shared a copy takes no room. What this leaves is overwritten, since no CRC32C will hold.
+        // Where blocks are shared a copy takes no room. What the trial leaves is overwritten, since no CRC32C will hold.
         let part = self.folder.open_part(first)?;
-        if part.metadata().is_ok_and(|part| part.len() == 0) && self.store.extents().reader().shares_blocks_with(&part) {
-            return Ok(());
+        if part.metadata().is_ok_and(|part| part.len() == 0) {
+            if self.store.extents().reader().shares_blocks_with(&part) {
+                return Ok(());
+            }
+            self.folder.drop_part(first)?;
         }
         Err(Error::TargetFull { path: path.to_owned(), needed_bytes, free_bytes })
     }
