@@ -294,8 +294,11 @@ async fn a_file_that_is_being_pulled_is_not_in_it_and_the_pull_goes_on() {
     let slow =
         hub.faults().always(hub_fixture::Target::path("model.gguf").cdn(), hub_fixture::Fault::SlowBytesPerSecond(8 * MIB));
     let mut child = start(&["pull", store.to_str().unwrap(), &hub.endpoint(), REPO]);
-    child.hear("PROGRESS");
+    child.hear("STARTED");
     let cache = local(&store);
+    until("one file is here and the other is begun", || {
+        cache.has_file(REPO, "config.json").unwrap() && cache.stats().unwrap().filling_bytes > 0
+    });
     let report = back_up(&cache, &backup, 2);
     assert_eq!(report.unfinished.len(), 1, "{:?}", report.unfinished);
     assert!(report.unfinished[0].ends_with(" model.gguf"));
