@@ -10,8 +10,10 @@ use std::{
     collections::HashMap,
     fs::{self, DirBuilder, File},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 use storage::{FileLock, fail_point};
 
@@ -21,6 +23,8 @@ const BLOBS: &str = "blobs";
 const SNAPSHOTS: &str = "snapshots";
 /// What the name of a file ends in that is not whole.
 const PART: &str = ".part";
+/// Small files that wait for the disk at once: it takes them together.
+const SYNCS_AT_ONCE: usize = 16;
 /// A document larger than this is none: 20,000 files take 12 MiB.
 const MAX_DOCUMENT_BYTES: u64 = 1 << 30;
 
@@ -212,9 +216,31 @@ impl Folder {
         self.remove(&part_of(&blob_file(digest)))
     }
 
-    /// Writes a blob that is in memory.
-    pub(super) fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
-        self.write(&blob_file(digest), bytes)
+    /// Writes the part of a blob's file that is in memory; nothing of it is durable, nor has its name, before [`finish_parts`](Self::finish_parts).
+    pub(super) fn write_part(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        let part = self.open_part(digest)?;
+        let written = part.set_len(0).and_then(|()| part.write_all_at(bytes, 0));
+        written.map_err(|source| io_error("write", &self.path.join(blob_file(digest)), source, bytes.len() as u64))
+    }
+
+    /// Makes parts that were written durable, and blobs' files of them: several at once, since each waits for the disk.
+    ///
+    /// # Errors
+    /// The first error of them, or of `go_on`, which is asked before each.
+    pub(super) fn finish_parts(&self, digests: &[Digest], go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(digest) = digests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                go_on()?;
+                let part = self.open_part(digest)?;
+                self.finish_part(digest, &part, 0)?;
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..SYNCS_AT_ONCE.min(digests.len())).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
     }
 
     /// Makes all blobs durable under their names, then `document` snapshot `number`: the one commit point of a backup.

@@ -171,7 +171,7 @@ impl Run<'_> {
     fn copy(&mut self) -> Result<format::Document> {
         let recheck = self.options.recheck;
         let (folder, cancel) = (self.folder, self.options.cancel.as_ref());
-        let (mut copied_bytes, mut damaged, mut sha256s) = (0, HashMap::new(), HashMap::new());
+        let (mut copied_bytes, mut small, mut damaged, mut sha256s) = (0, Vec::new(), HashMap::new(), HashMap::new());
         let snapshot = self.store.snapshot(
             |digest, blob| recheck || !self.is_there(digest, blob.size_bytes),
             |digest, blob, bytes| {
@@ -179,9 +179,10 @@ impl Run<'_> {
                 match bytes {
                     _ if self.is_there(digest, blob.size_bytes) && is_sound(folder, digest, &blob.block_crcs)? => {}
                     Ok(bytes) => {
-                        folder.write_blob(digest, bytes)?;
+                        folder.write_part(digest, bytes)?;
                         fail_point("backup.small_written");
                         copied_bytes += bytes.len() as u64;
+                        small.push(*digest);
                         sha256s.insert(*digest, folder::sha256(bytes));
                     }
                     Err(reason) => _ = damaged.insert(*digest, reason),
@@ -190,6 +191,7 @@ impl Run<'_> {
             },
         )?;
         fail_point("backup.held");
+        folder.finish_parts(&small, &|| crate::progress::go_on(cancel))?;
         self.report.copied_bytes += copied_bytes;
         self.damaged = damaged;
         self.sha256s.extend(sha256s);
