@@ -391,19 +391,29 @@ impl Building {
         }
         let mut done_bytes = document.size_bytes();
         let paced = RefCell::new(paced);
+        let mut small = Small { store: &store, files: Vec::new(), bytes: 0 };
         for blob in &document.blobs {
             let tell = |bytes| paced.borrow_mut().tell(done_bytes + bytes);
-            for (repo, path) in names.get(&blob.digest).into_iter().flatten() {
-                let wanted =
-                    Wanted { repo: (*repo).clone(), path: (*path).clone(), size_bytes: blob.size_bytes, digest: blob.digest };
-                if !store.link_if_here(&wanted)? {
-                    bring(&store, folder, blob, &wanted, &tell)?;
-                    fail_point("restore.sealed");
+            let wanted = names.get(&blob.digest).into_iter().flatten().map(|(repo, path)| Wanted {
+                repo: (*repo).clone(),
+                path: (*path).clone(),
+                size_bytes: blob.size_bytes,
+                digest: blob.digest,
+            });
+            if blob.size_bytes <= INLINE_BYTES {
+                small.bring(folder, blob, wanted)?;
+            } else {
+                for wanted in wanted {
+                    if !store.link_if_here(&wanted)? {
+                        bring(&store, folder, blob, &wanted, &tell)?;
+                        fail_point("restore.sealed");
+                    }
                 }
             }
             done_bytes += blob.size_bytes;
-            tell_all(&paced, done_bytes)?;
+            paced.borrow_mut().tell(done_bytes)?;
         }
+        small.seal()?;
         store.put_restored(&Restored {
             names: document.files.iter().map(|file| (file.repo.clone(), file.path.clone(), file.created_unix_ms)).collect(),
             blobs: document.blobs.iter().map(|blob| (blob.digest, blob.created_unix_ms, blob.last_used_unix_ms)).collect(),
@@ -471,19 +481,42 @@ impl Drop for Building {
     }
 }
 
-fn tell_all(paced: &RefCell<&mut Paced<'_>>, done_bytes: u64) -> Result<()> {
-    paced.borrow_mut().tell(done_bytes)
+/// Small files on their way into a store: sealed many at a time, since each transaction waits for the disk.
+struct Small<'a> {
+    store: &'a Store,
+    files: Vec<(Wanted, Arc<[u8]>)>,
+    bytes: usize,
+}
+
+/// How many bytes of small files are sealed together, or how many of them.
+const TOGETHER_BYTES: usize = 4 << 20;
+const TOGETHER_FILES: usize = 1000;
+
+impl Small<'_> {
+    fn bring(&mut self, folder: &Folder, blob: &Blob, wanted: impl Iterator<Item = Wanted>) -> Result<()> {
+        let path = folder.path().join(shown_blob(&blob.digest));
+        let mut bytes = Vec::new();
+        let read = folder.open_blob(&blob.digest).and_then(|file| file.take(INLINE_BYTES + 1).read_to_end(&mut bytes));
+        read.map_err(failed("read", &path))?;
+        self.bytes += bytes.len();
+        let bytes: Arc<[u8]> = bytes.into();
+        self.files.extend(wanted.map(|wanted| (wanted, Arc::clone(&bytes))));
+        if self.bytes >= TOGETHER_BYTES || self.files.len() >= TOGETHER_FILES { self.seal() } else { Ok(()) }
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        let files: Vec<_> = self.files.iter().map(|(wanted, bytes)| (wanted, &**bytes)).collect();
+        self.store.seal_inline_together(&files)?;
+        fail_point("restore.small_sealed");
+        (self.files, self.bytes) = (Vec::new(), 0);
+        Ok(())
+    }
 }
 
 /// Brings a blob's content into the store under its first name: checked once more, as everything that comes in is.
 fn bring(store: &Arc<Store>, folder: &Folder, blob: &Blob, wanted: &Wanted, tell: &dyn Fn(u64) -> Result<()>) -> Result<()> {
     let path = folder.path().join(shown_blob(&blob.digest));
     let mut file = folder.open_blob(&blob.digest).map_err(failed("read", &path))?;
-    if blob.size_bytes <= INLINE_BYTES {
-        let mut bytes = Vec::new();
-        file.take(INLINE_BYTES + 1).read_to_end(&mut bytes).map_err(failed("read", &path))?;
-        return store.seal_inline(wanted, &bytes);
-    }
     let fill = match store.acquire(wanted)? {
         Acquired::Fill(fill) => fill,
         Acquired::Here | Acquired::Busy { .. } => {
