@@ -10,6 +10,7 @@ use clap::{
     error::ErrorKind,
 };
 use std::{ffi::OsString, ops::Range, path::PathBuf, process::ExitCode, str::FromStr};
+use tabagent_model_cache::BackupOptions;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -255,6 +256,50 @@ Examples:
         /// Check what is in memory as it is there, without reading it from the disk again
         #[arg(long, conflicts_with = "digest")]
         cached: bool,
+    },
+    /// Copy the whole store into a folder, while it is in use; the next time only what is new
+    #[command(after_help = "\
+Examples:
+  model-cache backup /mnt/disk/models
+  model-cache backup /mnt/disk/models --keep 7
+
+DIR has plain files, each under the digest of its content, and a list of what was in the store for each backup \
+that is kept; the file model-cache-backup in it says how to check them without this program. \
+Unfinished downloads are left out. An interrupted backup does not count, and the next one goes on with it.")]
+    Backup {
+        /// The folder of the backup: an empty one, one to be made, or that of the last time; not on a FAT disk if a file has 4 GiB or more
+        dir: PathBuf,
+        /// How many snapshots to keep, this one included; older ones go once this one is whole
+        #[arg(long, value_name = "N", default_value_t = BackupOptions::default().keep)]
+        keep: u64,
+        /// Read what is in DIR already too, and copy anew what is damaged
+        #[arg(long)]
+        recheck: bool,
+    },
+    /// Make a store of a backup, after all of it was checked
+    #[command(after_help = "\
+Examples:
+  model-cache restore /mnt/disk/models --check
+  model-cache restore /mnt/disk/models --to ./store
+  model-cache restore /mnt/disk/models --replace
+
+A store that is replaced must not be open anywhere. It stays as it is until the restored one is whole, \
+so there has to be room for both.")]
+    Restore {
+        /// The folder of the backup
+        dir: PathBuf,
+        /// The folder of the store to make [default: that of --store]
+        #[arg(long, value_name = "STORE")]
+        to: Option<PathBuf>,
+        /// Replace the store that is there
+        #[arg(long)]
+        replace: bool,
+        /// The snapshot to restore, by its number [default: the newest]
+        #[arg(long, value_name = "N")]
+        snapshot: Option<u64>,
+        /// Only say whether the backup is whole; writes nothing
+        #[arg(long, conflicts_with_all = ["to", "replace"])]
+        check: bool,
     },
     /// Remove a repo, or some of its files, and free their space
     #[command(after_help = "\

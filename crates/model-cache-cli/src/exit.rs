@@ -244,7 +244,7 @@ impl From<Error> for Failure {
                 failure.more.fields.insert("offered".to_owned(), offered.into());
             }
             // By the name of the option, which the library calls without the dashes.
-            Error::InvalidOption { name: "connections" | "endpoint" | "store", .. } => {
+            Error::InvalidOption { name: "connections" | "endpoint" | "store" | "keep", .. } => {
                 failure.message.insert_str(0, "--");
             }
             _ => {}

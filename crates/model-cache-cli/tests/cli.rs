@@ -908,3 +908,76 @@ fn damage(store: &Path, bytes: &[u8]) {
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(&[data[at] ^ 1], at as u64).unwrap();
 }
+
+// -- backup and restore --------------------------------------------------------------------------------------------
+
+#[test]
+fn a_store_is_backed_up_checked_and_restored_with_the_promised_documents_and_exit_codes() {
+    let machine = Machine::with_model(7 * MIB);
+    assert_eq!(machine.run(["backup", "b"]).code, 3, "there is no store yet");
+    machine.json(&["pull", REPO, "--all"]);
+    let (backup, other) = (machine.path("backup"), machine.path("other"));
+    let (backup, other) = (backup.to_str().unwrap(), other.to_str().unwrap());
+    let made = machine.json(&["backup", backup]);
+    let fields =
+        ["snapshot", "files", "copied_bytes", "shared_bytes", "left_out", "unfinished", "dropped_snapshots", "dropped_bytes"];
+    assert!(fields.iter().all(|field| !made[field].is_null()), "{made}");
+    assert_eq!(
+        (made["snapshot"].as_u64(), made["files"].as_u64(), made["copied_bytes"].as_u64()),
+        (Some(1), Some(3), Some(8 * MIB + 7))
+    );
+    let again = machine.run(["backup", backup]);
+    assert_eq!((again.code, again.err.contains("(0 B copied)"), again.text()), (0, true, ""), "{again:?}");
+    let checked = machine.json(&["restore", backup, "--check"]);
+    assert_eq!((checked["snapshot"].as_u64(), checked["bad"].as_array().map(Vec::len)), (Some(2), Some(0)), "{checked}");
+    // Over a store only when told to; beside it at any time.
+    let refused = machine.run(["restore", backup, "--json"]);
+    assert_eq!((refused.code, refused.error()["code"].as_str()), (1, Some("other")), "{refused:?}");
+    assert!(refused.error()["hint"].as_str().unwrap().contains("--replace"));
+    let restored = machine.json(&["restore", backup, "--to", other]);
+    assert_eq!((restored["files"].as_u64(), restored["replaced"].as_bool()), (Some(3), Some(false)));
+    let listed = machine.json(&["ls"]);
+    assert_eq!(machine.json(&["ls", "--store", other]), listed);
+    machine.json(&["rm", REPO]);
+    assert_eq!(machine.json(&["restore", backup, "--replace"])["replaced"], true);
+    assert_eq!(machine.json(&["ls"]), listed);
+    assert_eq!(machine.run(["verify", "--digest"]).code, 0);
+    // Damaged, it is told by name, and restored no more.
+    let mut blobs: Vec<_> = std::fs::read_dir(machine.path("backup/blobs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    blobs.sort();
+    std::fs::write(blobs.last().unwrap(), "other bytes").unwrap();
+    let checked = machine.run(["restore", backup, "--check"]);
+    assert_eq!(checked.code, 5, "{checked:?}");
+    assert!(checked.text().contains("blobs/sha256-") && checked.err.contains("hint: model-cache backup"), "{checked:?}");
+    let refused = machine.run(["restore", backup, "--replace", "--json"]);
+    assert_eq!((refused.code, refused.error()["code"].as_str()), (5, Some("integrity")), "{refused:?}");
+    assert_eq!(machine.run(["backup", backup, "--recheck"]).code, 0);
+    assert_eq!(machine.run(["restore", backup, "--check"]).code, 0);
+    assert_eq!(machine.run(["backup", backup, "--keep", "0"]).code, 2);
+    assert_eq!(machine.run(["restore", other, "--check"]).code, 3, "a store is no backup");
+}
+
+#[test]
+fn an_interrupted_backup_says_that_it_made_no_snapshot_and_what_the_next_one_does() {
+    let machine = Machine::with_model(60 * MIB);
+    machine.json(&["pull", REPO, "--all"]);
+    let backup = machine.path("backup");
+    let child = machine.spawn(&["backup", backup.to_str().unwrap(), "--progress", "json"]);
+    let begun = Instant::now();
+    while !backup.join("blobs").is_dir() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it never began");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    signal(&child, "INT");
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    match ran.code {
+        130 => {
+            assert!(ran.err.contains("\"event\":\"cancelled\""), "{ran:?}");
+            assert_eq!(machine.run(["restore", backup.to_str().unwrap(), "--check"]).code, 3);
+        }
+        // It was quicker than the signal.
+        code => assert_eq!(code, 0, "{ran:?}"),
+    }
+    assert_eq!(machine.run(["backup", backup.to_str().unwrap()]).code, 0);
+    assert_eq!(machine.run(["restore", backup.to_str().unwrap(), "--check"]).code, 0);
+}

@@ -362,6 +362,50 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// There is a store in this folder, and it was not to be replaced.
+    #[error("there is a store at {path:?}")]
+    StoreExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A store that is to be replaced is open.
+    #[error("the store {path:?} is in use{}", by(.processes))]
+    StoreInUse {
+        /// Its folder.
+        path: PathBuf,
+        /// The processes that have it open, as far as this one may look.
+        processes: Vec<u32>,
+    },
+    /// This folder is no backup, or has no whole snapshot.
+    #[error("there is no backup at {path:?}: {reason}")]
+    NoBackup {
+        /// The folder.
+        path: PathBuf,
+        /// What it lacks.
+        reason: String,
+    },
+    /// The backup was written by a later version of this program, or its folder says nothing this one understands.
+    #[error("the backup {path:?} has format {found}; this program reads format {supported}")]
+    BackupFormat {
+        /// The backup's folder.
+        path: PathBuf,
+        /// The format it says it has, control characters escaped.
+        found: String,
+        /// The format of this build.
+        supported: u32,
+    },
+    /// Files of a backup are not what they were.
+    #[error("the backup {path:?} is damaged in {count} files, among them {file}: {reason}; nothing was restored")]
+    BackupDamaged {
+        /// The backup's folder.
+        path: PathBuf,
+        /// How many of its files.
+        count: usize,
+        /// The first of them.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The store was written by another version of this program.
     #[error("the store {store:?} has format {found}; this program reads format {supported}")]
     StoreFormat {
@@ -474,6 +518,7 @@ impl Error {
             | Self::MissingData { .. }
             | Self::NotInStore { .. }
             | Self::TensorNotFound { .. }
+            | Self::NoBackup { .. }
             | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Gated { .. } | Self::BadToken { .. } | Self::Disabled { .. } => ErrorKind::NotAllowed,
             Self::RateLimited { .. }
@@ -482,14 +527,19 @@ impl Error {
             | Self::Network { .. }
             | Self::Stalled { .. }
             | Self::Offline { .. } => ErrorKind::Network,
-            Self::ContentChanged { .. } | Self::DigestMismatch { .. } | Self::BadFormat { .. } | Self::Damaged { .. } => {
-                ErrorKind::Integrity
-            }
+            Self::ContentChanged { .. }
+            | Self::DigestMismatch { .. }
+            | Self::BadFormat { .. }
+            | Self::BackupDamaged { .. }
+            | Self::Damaged { .. } => ErrorKind::Integrity,
             Self::NoSpace { .. } | Self::TargetFull { .. } => ErrorKind::NoSpace,
             Self::Storage { source, .. } if source.is_no_space() => ErrorKind::NoSpace,
             Self::Storage { source, .. } if source.is_corruption() => ErrorKind::Integrity,
             Self::Cancelled => ErrorKind::Interrupted,
             Self::StoreFormat { .. }
+            | Self::StoreExists { .. }
+            | Self::StoreInUse { .. }
+            | Self::BackupFormat { .. }
             | Self::Storage { .. }
             | Self::Io { .. }
             | Self::RemovedMeanwhile { .. }
@@ -591,6 +641,13 @@ impl Error {
             Self::Damaged { .. } => Some("model-cache verify shows what is damaged; rm and pull replace it".to_owned()),
             Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
             Self::Storage { source, .. } => source.hint().map(str::to_owned),
+            Self::StoreExists { .. } => Some("--replace puts the backup in its place, --to DIR makes another store".to_owned()),
+            Self::StoreInUse { .. } => Some("end what has it open (a mount, a server, a pull) first".to_owned()),
+            Self::NoBackup { .. } => Some("model-cache backup DIR makes one".to_owned()),
+            Self::BackupFormat { .. } => Some("use the version of model-cache that wrote it, or a later one".to_owned()),
+            Self::BackupDamaged { path, .. } => {
+                Some(format!("model-cache restore --check {} lists them", shell_word(&path.to_string_lossy())))
+            }
             Self::NoStore { .. } => Some("the first pull or import makes it".to_owned()),
             Self::SourceChanged { .. } => Some("import it again once nobody writes to it".to_owned()),
             Self::Busy { .. } => Some("try again in a moment".to_owned()),
@@ -600,6 +657,14 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// ` by process 1, 2`, where any is known.
+fn by(processes: &[u32]) -> String {
+    if processes.is_empty() {
+        return String::new();
+    }
+    format!(" by process {}", processes.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))
 }
 
 /// Puts what was attempted beside an engine error.

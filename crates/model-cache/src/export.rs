@@ -122,7 +122,7 @@ impl ModelCache {
 }
 
 /// Where `folder` is, or would be made: that of what is there of its path, links followed.
-fn real_folder(folder: &Path) -> io::Result<PathBuf> {
+pub(crate) fn real_folder(folder: &Path) -> io::Result<PathBuf> {
     let folder = std::path::absolute(folder)?;
     for there in folder.ancestors() {
         match fs::canonicalize(there) {
@@ -215,14 +215,14 @@ fn write_out(
     Ok(written)
 }
 
-fn io_error(action: &'static str, path: &Path, source: io::Error, needed_bytes: u64) -> Error {
+pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error, needed_bytes: u64) -> Error {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => target_full(path, needed_bytes),
         _ => Error::Io { action, path: path.to_owned(), source },
     }
 }
 
-fn target_full(target: &Path, needed_bytes: u64) -> Error {
+pub(crate) fn target_full(target: &Path, needed_bytes: u64) -> Error {
     let folder = target.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
     let free_bytes = storage::free_bytes(folder).unwrap_or(0);
     Error::TargetFull { path: target.to_owned(), needed_bytes, free_bytes }

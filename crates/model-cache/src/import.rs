@@ -127,7 +127,7 @@ impl ModelCache {
             return Ok(here);
         }
         let fill = self.store().begin_import(repo, &path, size_bytes)?;
-        let filled = fill_from(&fill, &mut file, source, tell).and_then(|digest| {
+        let filled = fill_from(&fill, Hasher::sha256(), &mut file, source, tell).and_then(|digest| {
             at_end(&mut file, source)?;
             // All of it is read by now; this only asks whether to go on.
             tell(size_bytes)?;
@@ -156,8 +156,14 @@ impl ModelCache {
 
 /// Reads `file` into `fill`, block by block, each checksummed as it was read, hashed as it is read back, and sent on its way to
 /// the disk. The digest of the bytes read back.
-fn fill_from(fill: &Arc<Fill>, file: &mut File, source: &Path, tell: &dyn Fn(u64) -> Result<()>) -> Result<Digest> {
-    let followers = Followers::start(fill, Hasher::sha256())?;
+pub(crate) fn fill_from(
+    fill: &Arc<Fill>,
+    hasher: Hasher,
+    file: &mut File,
+    source: &Path,
+    tell: &dyn Fn(u64) -> Result<()>,
+) -> Result<Digest> {
+    let followers = Followers::start(fill, hasher)?;
     let copied = copy_blocks(fill, &followers, file, source, tell);
     if copied.is_err() {
         fill.cancel();

@@ -13,10 +13,10 @@
 
 use crate::{
     digest::Digest,
-    error::Result,
+    error::{Error, Result},
     name::{CommitId, FilePath, RepoId, Revision},
 };
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// A repo pinned to a commit, or an import, which has none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,9 +33,13 @@ impl PinnedRepo {
     pub(crate) fn import(repo: RepoId) -> Self {
         Self { repo, commit: None }
     }
+}
 
-    /// Reads back what `Display` wrote.
-    fn parse(text: &str) -> Result<Self> {
+/// Reads back what `Display` wrote.
+impl FromStr for PinnedRepo {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
         Ok(match text.split_once('@') {
             Some((repo, commit)) => Self::new(repo.parse()?, commit.parse()?),
             None => Self::import(text.parse()?),
@@ -69,7 +73,7 @@ pub(crate) fn apart(home: &str, id: u64) -> String {
 pub(crate) fn parse_home(home: &str) -> Option<(PinnedRepo, FilePath)> {
     let (repo, path) = home.split_once(':')?;
     let repo = repo.split_once('~').map_or(repo, |(repo, _)| repo);
-    Some((PinnedRepo::parse(repo).ok()?, unescape(path).parse().ok()?))
+    Some((repo.parse().ok()?, unescape(path).parse().ok()?))
 }
 
 pub(crate) fn chunk(home: &str, index: u32) -> String {
@@ -139,6 +143,11 @@ pub(crate) fn manifest(repo: &PinnedRepo) -> String {
     format!("manifest:{repo}")
 }
 
+/// The repo of a manifest's key.
+pub(crate) fn parse_manifest(key: &str) -> Option<PinnedRepo> {
+    key.strip_prefix("manifest:")?.parse().ok()
+}
+
 /// What the manifest keys of every commit of a repo begin with.
 pub(crate) fn manifest_prefix(repo: &RepoId) -> String {
     format!("manifest:{repo}@")
@@ -146,6 +155,12 @@ pub(crate) fn manifest_prefix(repo: &RepoId) -> String {
 
 pub(crate) fn reference(repo: &RepoId, revision: &Revision) -> String {
     format!("ref:{repo}:{revision}")
+}
+
+/// The repo and revision of a ref's key.
+pub(crate) fn parse_reference(key: &str) -> Option<(RepoId, Revision)> {
+    let (repo, revision) = key.strip_prefix("ref:")?.split_once(':')?;
+    Some((repo.parse().ok()?, revision.parse().ok()?))
 }
 
 /// What the ref keys of a repo begin with.
@@ -200,6 +215,9 @@ mod tests {
         assert!(is_derived_home(&derived_home(&derived)) && is_derived_home(&apart(&derived_home(&derived), 9)));
         assert!(!is_derived_home(&home) && parse_home(&derived_home(&derived)).is_none());
         assert_eq!(meta(&PinnedRepo::import("a/b".parse().unwrap()), &"c".parse().unwrap()), "meta:a/b:c");
+        assert_eq!(parse_manifest(&manifest(&repo())), Some(repo()));
+        let (repo, revision) = ("a/b".parse().unwrap(), "refs/pr/1".parse().unwrap());
+        assert_eq!(parse_reference(&reference(&repo, &revision)), Some((repo, revision)));
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 #![doc = include_str!("../../../README.md")]
 #![forbid(unsafe_code)]
 
+mod backup;
 mod builder;
 mod cache;
 mod check;
@@ -30,6 +31,7 @@ mod record;
 mod store;
 pub mod units;
 
+pub use backup::{BackupCheck, BackupOptions, BackupReport, BadBackupFile, CheckOptions, RestoreOptions, RestoreReport};
 pub use builder::{ModelCacheBuilder, default_store};
 pub use cache::ModelCache;
 pub use check::{BadBlock, VerifyOptions, VerifyReport};
@@ -51,4 +53,4 @@ pub use pull::{Pull, PullReport};
 pub use readable::{ReadableFile, ReadableRepo};
 pub use record::{BLOCK_BYTES, CHUNK_BYTES, INLINE_BYTES};
 pub use storage::CopyMethod;
-pub use store::Removed;
+pub use store::{LeftOut, Removed};

@@ -141,7 +141,7 @@ impl Layout {
 }
 
 /// What one commit of a repo offers, as the Hub listed it.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ManifestEntry {
     pub(crate) task: Option<String>,
     pub(crate) scanned_unix_ms: i64,
@@ -152,7 +152,7 @@ pub(crate) struct ManifestEntry {
 }
 
 /// One file of a listing.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListedFile {
     pub(crate) path: String,
     pub(crate) size_bytes: u64,
@@ -160,7 +160,7 @@ pub(crate) struct ListedFile {
 }
 
 /// One quant of a listing.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct QuantEntry {
     pub(crate) key: String,
     pub(crate) own: Vec<String>,

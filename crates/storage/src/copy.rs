@@ -47,6 +47,11 @@ pub(crate) fn copy(source: &File, from: u64, target: &File, to: u64, bytes: u64,
     in_order(&Files { source, target }, from, to, bytes, shared_bytes)
 }
 
+/// Whether the first `bytes` of `source`, which has them, can be shared with `target`; they are, if so.
+pub(crate) fn can_share(source: &File, target: &File, bytes: u64) -> bool {
+    Files { source, target }.reflink(0, 0, bytes).is_ok()
+}
+
 /// Reflink, copy_file_range, read and write: the first that can, each from where the one before stopped.
 fn in_order(ways: &impl Ways, from: u64, to: u64, bytes: u64, shared_bytes: u64) -> io::Result<CopyMethod> {
     // Whatever is in the way: where it matters (a full disk, a broken one), the next way meets it too.

@@ -216,13 +216,31 @@ impl DataFile {
 
     /// Copies the extent's data into `target` at `offset_bytes`, by the cheapest way the file systems offer, and says which.
     ///
-    /// A reflink where they share blocks (XFS, btrfs on one volume), else a copy within the kernel, else read and write. Shared
-    /// are whole blocks only: `target` may end up to 64 KiB later than the data does, and has to be cut by its owner.
+    /// As [`copy_range_to`](Self::copy_range_to) of all of it.
     pub fn copy_to(&self, extent: &Extent, target: &File, offset_bytes: u64) -> Result<CopyMethod> {
+        self.copy_range_to(extent, 0..extent.data_bytes, target, offset_bytes)
+    }
+
+    /// Copies `range` of the extent's data into `target` at `offset_bytes`, by the cheapest way the file systems offer, and says which.
+    ///
+    /// A reflink where they share blocks (XFS, btrfs on one volume), else a copy within the kernel, else read and write. Shared
+    /// are whole blocks only, so a `range` is shared only if it begins on one, and `target` may end up to 64 KiB later than the data does:
+    /// it has to be cut by its owner.
+    ///
+    /// # Errors
+    /// [`Error::Io`] of either file, also if the range does not lie in the extent.
+    pub fn copy_range_to(&self, extent: &Extent, range: Range<u64>, target: &File, offset_bytes: u64) -> Result<CopyMethod> {
+        let bytes = range.end.saturating_sub(range.start);
+        self.check_range(extent, range.start, bytes, "copy out of")?;
         // The rest of the last page is the extent's too, so that any file system's blocks are whole.
-        let shared_bytes = extent.data_bytes.next_multiple_of(PAGE_BYTES);
-        crate::copy::copy(&self.file, extent.data_offset(), target, offset_bytes, extent.data_bytes, shared_bytes)
+        let shared_bytes = if range.end == extent.data_bytes { bytes.next_multiple_of(PAGE_BYTES) } else { bytes };
+        crate::copy::copy(&self.file, extent.data_offset() + range.start, target, offset_bytes, bytes, shared_bytes)
             .map_err(|source| self.io("copy out of", source))
+    }
+
+    /// Whether copies into `target` would share blocks with this file, and take no space. Leaves a page in `target`.
+    pub fn shares_blocks_with(&self, target: &File) -> bool {
+        crate::copy::can_share(&self.file, target, PAGE_BYTES)
     }
 
     /// Makes every write through this description durable.

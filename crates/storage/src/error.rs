@@ -112,6 +112,12 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// The store is being replaced as a whole.
+    #[error("{path:?} is being replaced, as by a restore")]
+    BeingReplaced {
+        /// The store.
+        path: PathBuf,
+    },
     /// A process of another PID namespace has the store open.
     #[error("{path:?} is open in another container (PID namespace)")]
     OtherPidNamespace {
@@ -151,6 +157,7 @@ impl Error {
             Self::ReadOnly { .. } => Some("choose a store you may write: --store DIR or MODEL_CACHE_HOME"),
             Self::NotAFolder { .. } => Some("name a folder: --store DIR or MODEL_CACHE_HOME"),
             Self::OtherPidNamespace { .. } => Some("close it there first, or give each container a store of its own"),
+            Self::BeingReplaced { .. } => Some("try again when that is done"),
             Self::NoAddressSpace { .. } => Some(
                 "a store takes 8 TiB of address space (not of memory): raise ulimit -v, or close other stores of this process",
             ),

@@ -14,7 +14,7 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
@@ -46,9 +46,9 @@ impl LeaseFile {
     ///
     /// # Errors
     /// [`Error::OtherPidNamespace`] while a process of another PID namespace has it open: libmdbx tells its readers and
-    /// writers apart by process id, so two namespaces would crash each other.
+    /// writers apart by process id, so two namespaces would crash each other. [`Error::BeingReplaced`] while somebody has it to
+    /// himself ([`FileLock`](crate::FileLock)).
     pub fn open(path: PathBuf) -> Result<Self> {
-        let namespace = open(&path)?;
         let inode = fs::metadata("/proc/self/ns/pid").map_err(|source| Error::Io {
             action: "find the PID namespace at",
             path: "/proc/self/ns/pid".into(),
@@ -56,7 +56,16 @@ impl LeaseFile {
         })?;
         // Numbers of namespaces are 32 bits wide.
         let own = NAMESPACES.start + i64::from(inode.ino() as u32);
-        set(&path, &namespace, libc::F_RDLCK, own, 1)?;
+        let namespace = loop {
+            let file = open(&path)?;
+            if !set(&path, &file, libc::F_RDLCK, own, 1)? {
+                return Err(Error::BeingReplaced { path });
+            }
+            // What was opened before the path was given another file is nobody's any more.
+            if is_at(&file, &path)? {
+                break file;
+            }
+        };
         for others in [NAMESPACES.start..own, own + 1..NAMESPACES.end] {
             if conflict(&path, &namespace, libc::F_WRLCK, others.start, others.end - others.start)?.is_some() {
                 return Err(Error::OtherPidNamespace { path });
@@ -85,6 +94,11 @@ impl LeaseFile {
         Ok(conflict(&self.path, &self.open_anew()?, libc::F_RDLCK, checked(id), 1)?.is_some())
     }
 
+    /// Shared leases on as many numbers as are added, in one description.
+    pub fn shared(&self) -> Result<SharedLeases> {
+        Ok(SharedLeases { file: self.open_anew()?, path: self.path.clone() })
+    }
+
     /// The numbers below `end` that anybody, in any process, holds a lease on.
     ///
     /// Cost: a system call or two for each of them, whatever `end` is.
@@ -109,14 +123,7 @@ impl LeaseFile {
     ///
     /// The kernel names no process for such locks, so this walks `/proc/*/fdinfo`: milliseconds, for messages to people only.
     pub fn holders(&self, id: u64) -> Vec<u32> {
-        let Ok(target) = fs::canonicalize(&self.path) else { return Vec::new() };
-        let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-        let mut pids: Vec<u32> = processes
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| holds(*pid, &target, id).unwrap_or(false))
-            .collect();
-        pids.sort_unstable();
-        pids
+        holders(&self.path, &|locked| locked.contains(&id))
     }
 
     /// A description of its own of the very file that was opened, also where another took its path since.
@@ -141,6 +148,25 @@ impl Lease {
     }
 }
 
+/// Shared leases on many numbers: a descriptor for all of them, where [`Lease`]s take one each. Those left are given back when it is dropped.
+#[derive(Debug)]
+pub struct SharedLeases {
+    file: File,
+    path: PathBuf,
+}
+
+impl SharedLeases {
+    /// Takes one more, on `id`; false while somebody holds it exclusively.
+    pub fn try_add(&self, id: u64) -> Result<bool> {
+        set(&self.path, &self.file, libc::F_RDLCK, checked(id), 1)
+    }
+
+    /// Gives the one on `id` back.
+    pub fn release(&self, id: u64) -> Result<()> {
+        set(&self.path, &self.file, libc::F_UNLCK, checked(id), 1).map(drop)
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         // A shared lease goes with its description alone: a forked child that inherited it keeps what it reads protected. An
@@ -152,22 +178,38 @@ impl Drop for Lease {
     }
 }
 
-/// Whether process `pid` has a lock on byte `id` of the file `target`.
-fn holds(pid: u32, target: &Path, id: u64) -> io::Result<bool> {
+/// The processes that have a lock on bytes of the file at `path` that `wanted` says yes to, as far as this one may look.
+pub(crate) fn holders(path: &Path, wanted: &dyn Fn(RangeInclusive<u64>) -> bool) -> Vec<u32> {
+    let Ok(target) = fs::canonicalize(path) else { return Vec::new() };
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut pids: Vec<u32> = processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| holds(*pid, &target, wanted).unwrap_or(false))
+        .collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// Whether process `pid` has such a lock.
+fn holds(pid: u32, target: &Path, wanted: &dyn Fn(RangeInclusive<u64>) -> bool) -> io::Result<bool> {
     for fd in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let fd = fd?;
         if fs::read_link(fd.path()).is_ok_and(|path| path == target) {
             let name = fd.file_name();
             let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", name.to_string_lossy())).unwrap_or_default();
-            // lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 7
-            let byte = id.to_string();
-            let on_byte = |line: &str| line.starts_with("lock:") && line.split_whitespace().rev().take(2).all(|n| n == byte);
-            if info.lines().any(on_byte) {
+            if info.lines().filter_map(locked).any(wanted) {
                 return Ok(true);
             }
         }
     }
     Ok(false)
+}
+
+/// The bytes a line of `/proc/<pid>/fdinfo/<fd>` says are locked: `lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 9`.
+fn locked(line: &str) -> Option<RangeInclusive<u64>> {
+    let mut words = line.strip_prefix("lock:")?.split_whitespace().rev();
+    let (end, start) = (words.next()?, words.next()?);
+    Some(start.parse().ok()?..=if end == "EOF" { u64::MAX } else { end.parse().ok()? })
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -184,16 +226,27 @@ fn checked(id: u64) -> i64 {
     id as i64
 }
 
-fn range(kind: i32, start: i64, bytes: i64) -> libc::flock {
+pub(crate) fn range(kind: i32, start: i64, bytes: i64) -> libc::flock {
     libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start, l_len: bytes, l_pid: 0 }
 }
 
 /// Takes a lock without waiting; false if another description holds one against it.
-fn set(path: &Path, file: &File, kind: i32, start: i64, bytes: i64) -> Result<bool> {
+pub(crate) fn set(path: &Path, file: &File, kind: i32, start: i64, bytes: i64) -> Result<bool> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&range(kind, start, bytes))) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(code) => Err(Error::Io { action: "take a lease in", path: path.to_owned(), source: code.into() }),
+    }
+}
+
+/// Whether `file` is what is at `path` now.
+pub(crate) fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let failed = |source| Error::Io { action: "look at", path: path.to_owned(), source };
+    let opened = file.metadata().map_err(failed)?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -261,6 +314,29 @@ mod tests {
         let _lease = leases.try_shared(3).unwrap().unwrap();
         assert_eq!(leases.holders(3), [std::process::id()]);
         assert!(leases.holders(4).is_empty());
+        // The kernel tells neighbours in one description as one range.
+        let several = leases.shared().unwrap();
+        assert!((10..14).all(|id| several.try_add(id).unwrap()));
+        assert_eq!(leases.holders(12), [std::process::id()]);
+        several.release(12).unwrap();
+        assert!(leases.holders(12).is_empty() && !leases.holders(13).is_empty());
+    }
+
+    #[test]
+    fn leases_on_many_numbers_keep_a_filler_from_each_until_it_is_given_back() {
+        let (_dir, leases) = leases();
+        let filler = leases.try_exclusive(5).unwrap();
+        let several = leases.shared().unwrap();
+        assert!(several.try_add(4).unwrap() && !several.try_add(5).unwrap() && several.try_add(6).unwrap());
+        drop(filler);
+        assert!(several.try_add(5).unwrap());
+        for id in 4..7 {
+            assert!(leases.try_exclusive(id).unwrap().is_none() && leases.try_shared(id).unwrap().is_some());
+        }
+        several.release(5).unwrap();
+        assert!(leases.try_exclusive(5).unwrap().is_some() && leases.try_exclusive(4).unwrap().is_none());
+        drop(several);
+        assert!(leases.try_exclusive(4).unwrap().is_some());
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`DataFile`] | a description of our own of the extents' file: write, journal, sync, punch, read |
 //! | [`Mapping`] | several extents as one read-only slice |
 //! | [`LeaseFile`], [`Lease`] | kernel locks that say who reads or fills what, and that die with their process |
+//! | [`FileLock`] | a lock on a whole file: one backup at a time, one who replaces a store |
 //! | [`Ballast`] | room kept back so that a full disk can still be freed |
 //!
 //! All unsafe code of the project's engine lives here, in `mdbx`, `mapping`, `resident` and `writeback`.
@@ -24,11 +25,13 @@ mod disk;
 mod error;
 mod extent;
 mod fail;
+mod file_lock;
 mod lease;
 mod mapping;
 mod mdbx;
 mod records;
 mod registry;
+mod replace;
 mod resident;
 mod unnamed;
 mod writeback;
@@ -40,10 +43,12 @@ pub use disk::{Ballast, allocated_bytes, free_bytes, open_folder};
 pub use error::{Error, Result};
 pub use extent::{Alignment, Extent, ExtentSpec, Extents, ExtentsWrite, HEADER_REGION_BYTES, PAGE_BYTES};
 pub use fail::fail_point;
-pub use lease::{Lease, LeaseFile, MAX_LEASE_ID};
+pub use file_lock::FileLock;
+pub use lease::{Lease, LeaseFile, MAX_LEASE_ID, SharedLeases};
 pub use mapping::{Mapping, SeparateMappings};
 pub use records::{ReadTxn, Records, Table, WriteTxn};
 pub use registry::{Shared, StorageRegistry};
+pub use replace::{exchange, sync_folder};
 pub use resident::{available_memory_bytes, populate, read_in_large_pieces, resident_bytes};
 pub use unnamed::UnnamedFile;
 

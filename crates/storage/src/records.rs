@@ -104,6 +104,19 @@ macro_rules! reading {
                 prefix: &str,
                 mut each: impl FnMut(&str, R) -> Result<(), E>,
             ) -> Result<(), E> {
+                self.scan_all(table, prefix, |key, record| each(key, record?))
+            }
+
+            /// As [`scan`](Self::scan), but a record that can't be read is handed to `each` as what is wrong with it.
+            ///
+            /// # Errors
+            /// The first error of `each`.
+            pub fn scan_all<R: Record, E: From<Error>>(
+                &self,
+                table: &Table<R>,
+                prefix: &str,
+                mut each: impl FnMut(&str, Result<R>) -> Result<(), E>,
+            ) -> Result<(), E> {
                 let handle = self.txn.open_table(table.name)?;
                 let mut cursor: Cursor<'_, _> =
                     self.txn.cursor(&handle).map_err(|source| self.db.error("open a cursor", source))?;
@@ -113,7 +126,7 @@ macro_rules! reading {
                         break;
                     }
                     let key = String::from_utf8_lossy(&key);
-                    each(&key, decode(table, &key, &value)?)?;
+                    each(&key, decode(table, &key, &value))?;
                 }
                 Ok(())
             }

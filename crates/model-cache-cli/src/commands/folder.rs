@@ -12,7 +12,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 use tabagent_model_cache::{CopyMethod, ExportOptions, FileState, ImportOptions, ModelCache, RepoSpec};
 
 /// The first few of `paths`, and how many more there are.
-fn few(paths: &[String]) -> String {
+pub(super) fn few(paths: &[String]) -> String {
     let mut named: Vec<_> = paths.iter().take(3).map(|path| render::clean(path)).collect();
     if paths.len() > named.len() {
         named.push(format!("{} more", paths.len() - named.len()));

@@ -1,5 +1,6 @@
 //! The commands: each calls the library, and shows what it answers.
 
+mod backup;
 mod bytes;
 mod check;
 mod folder;
@@ -33,6 +34,9 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Import { repo, path } => folder::import(cx, repo, path).await,
         Command::Warm { repo, file, quant } => warm::warm(cx, repo, quant, file).await,
         Command::Verify { repo, glob, digest, cached } => check::verify(cx, repo, glob, digest, cached).await,
+        Command::Backup { dir, keep, recheck } => backup::backup(cx, dir, keep, recheck).await,
+        Command::Restore { dir, snapshot, check: true, .. } => backup::check(cx, dir, snapshot).await,
+        Command::Restore { dir, to, replace, snapshot, check: false } => backup::restore(cx, dir, to, replace, snapshot).await,
         Command::Rm { repo, glob, quant, yes } => remove::rm(cx, repo, glob, quant, yes).await,
         Command::Gc => remove::gc(cx).await,
     }

@@ -14,6 +14,7 @@ mod fill;
 mod follow;
 mod free;
 mod read;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -24,6 +25,8 @@ pub(crate) use follow::{Followers, spawn};
 pub use free::Removed;
 pub(crate) use free::Selection;
 pub(crate) use read::{Content, StoredFile, View};
+pub use snapshot::LeftOut;
+pub(crate) use snapshot::{Restored, Snapshot};
 
 use crate::{
     error::{Attempted, Error, Result},
@@ -166,6 +169,12 @@ impl Store {
         let free_bytes =
             storage::free_bytes(&self.folder).attempted(|| format!("could not measure {}", self.folder.display()))?;
         Ok(free_bytes.saturating_sub(BALLAST_BYTES))
+    }
+
+    /// Bytes a disk must have free for a store of blobs of these sizes: their chunks' headers, its ballast, and room for libmdbx too.
+    pub(crate) fn needed_bytes(sizes: impl Iterator<Item = u64>) -> u64 {
+        let of_blob = |size_bytes| u64::from(chunks(size_bytes)) * storage::HEADER_REGION_BYTES + size_bytes;
+        sizes.map(of_blob).fold(4 * BALLAST_BYTES, u64::saturating_add)
     }
 
     // -- activities ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ use crate::{
 };
 use std::{
     collections::HashSet,
+    fs::File,
     ops::Range,
     sync::{
         Arc, OnceLock,
@@ -18,11 +19,11 @@ use std::{
     thread,
     time::Duration,
 };
-use storage::{Extent, Lease, Mapping, ReadTxn, SeparateMappings};
+use storage::{CopyMethod, Extent, Lease, Mapping, ReadTxn, SeparateMappings};
 
 /// How long a lease that is held exclusively is asked for again: a sealer lets go microseconds after its commit.
-const LEASE_PATIENCE: Duration = Duration::from_secs(2);
-const LEASE_PAUSE: Duration = Duration::from_millis(1);
+pub(super) const LEASE_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const LEASE_PAUSE: Duration = Duration::from_millis(1);
 /// How much is read at once where blocks are checked.
 const CHECK_BYTES: u64 = 1 << 20;
 /// How much is read at once where a whole file is: what is still in the processor's cache when its CRC32C is computed.
@@ -138,15 +139,7 @@ impl Store {
         let blob = sealed_row(&txn, &metadata, name)?;
         let bytes = txn.get_bytes(&INLINE, &key::chunk(&blob.home, 0)).attempted(reading)?;
         let bytes = bytes.ok_or_else(|| damaged("its bytes are gone, its name is not".to_owned()))?;
-        let crcs: Vec<u32> = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
-        if bytes.len() as u64 != blob.size_bytes || crcs != blob.block_crcs {
-            return Err(damaged(format!(
-                "{} bytes with CRC32C {crcs:08x?}, expected {} with {:08x?}",
-                bytes.len(),
-                blob.size_bytes,
-                blob.block_crcs
-            )));
-        }
+        check_inline(&bytes, &blob).map_err(damaged)?;
         let mut aligned = rkyv::util::AlignedVec::with_capacity(bytes.len());
         aligned.extend_from_slice(&bytes);
         Ok(Some(Found::Inline(metadata, aligned)))
@@ -166,6 +159,21 @@ enum Found {
     Inline(FileMetadata, rkyv::util::AlignedVec<64>),
     /// One with extents.
     Extents(FileMetadata),
+}
+
+/// Holds a small file's bytes against what was sealed: what is wrong with them, if anything is.
+pub(super) fn check_inline(bytes: &[u8], blob: &BlobRecord) -> std::result::Result<(), String> {
+    let crcs: Vec<u32> = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
+    if bytes.len() as u64 == blob.size_bytes && crcs == blob.block_crcs {
+        return Ok(());
+    }
+    let (size_bytes, sealed) = (blob.size_bytes, &blob.block_crcs);
+    Err(format!("{} bytes with CRC32C {crcs:08x?}, expected {size_bytes} with {sealed:08x?}", bytes.len()))
+}
+
+/// Whether the bytes of a blob in this state are all there, for whoever has a lease on it.
+pub(super) fn is_whole(state: BlobState) -> bool {
+    matches!(state, BlobState::Sealed | BlobState::Doomed)
 }
 
 fn blob_key_of(metadata: &FileMetadata) -> String {
@@ -215,12 +223,21 @@ impl View {
     /// Takes the shared lease of the blob `id` at `blob_key`, and maps it; `None` if it is not, or no longer, sealed there, or
     /// somebody holds it exclusively.
     pub(super) fn open_blob(store: &Arc<Store>, blob_key: &str, id: u64) -> Result<Option<Self>> {
+        Self::open_while(store, blob_key, id, |state| state == BlobState::Sealed)
+    }
+
+    /// As [`open_blob`](Self::open_blob), also of one whose last name is gone: whoever has a lease on it reads on.
+    pub(super) fn open_whole(store: &Arc<Store>, blob_key: &str, id: u64) -> Result<Option<Self>> {
+        Self::open_while(store, blob_key, id, is_whole)
+    }
+
+    fn open_while(store: &Arc<Store>, blob_key: &str, id: u64, usable: fn(BlobState) -> bool) -> Result<Option<Self>> {
         let Some(lease) = store.leases.try_shared(id).attempted(|| format!("could not open {blob_key}"))? else {
             return Ok(None);
         };
         // Before the lease was ours it may have been freed, and its pages given to another.
         match store.blob(blob_key)? {
-            Some(blob) if blob.id == id && blob.state == BlobState::Sealed => {
+            Some(blob) if blob.id == id && usable(blob.state) => {
                 Self::new(Arc::clone(store), blob_key.to_owned(), blob, lease, blob_key, true).map(Some)
             }
             _ => {
@@ -320,6 +337,19 @@ impl View {
             checked.insert(block);
         }
         Ok(())
+    }
+
+    /// Copies `block` to its place in `target`, by the cheapest way the file systems offer, and says which; unchecked.
+    pub(crate) fn copy_block_to(&self, block: u64, target: &File) -> storage::Result<CopyMethod> {
+        let Range { start, end } = self.blob.layout().block_range(block);
+        let (chunk, within) = self.blob.layout().place(start);
+        let (reader, extent) = (self.store.extents.reader(), &self.extents[chunk as usize]);
+        reader.copy_range_to(extent, within..within + (end - start), target, start)
+    }
+
+    /// The CRC32C each block was sealed with.
+    pub(crate) fn sealed_crcs(&self) -> &[u32] {
+        &self.blob.block_crcs
     }
 
     /// Copies the content from `offset` on into `bytes`; what lies beyond its end stays as it is.

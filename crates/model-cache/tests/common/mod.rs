@@ -128,8 +128,16 @@ pub(crate) struct Process {
 /// Starts this binary again to obey these words; every test binary that does declares
 /// `#[test] fn child() { common::obey() }`.
 pub(crate) fn start(orders: &[&str]) -> Process {
+    start_with(orders, &[])
+}
+
+/// The same with variables in its environment.
+pub(crate) fn start_with(orders: &[&str], variables: &[(&str, &str)]) -> Process {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--nocapture", "--test-threads=1"]).env(ORDERS, orders.join("\n"));
+    command
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .env(ORDERS, orders.join("\n"))
+        .envs(variables.iter().copied());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let stdin = child.stdin.take();
     let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -228,6 +236,14 @@ pub(crate) fn obey() {
             say("BEGUN");
             let gathered = cache.gather(&file, std::slice::from_ref(&(start.parse().unwrap()..end.parse().unwrap())));
             gathered.map(|gathered| format!("{:?}", gathered.map(|gathered| gathered.offsets().to_vec())))
+        }
+        ["backup", store, to, keep] => {
+            let options = BackupOptions { keep: keep.parse().unwrap(), ..BackupOptions::default() };
+            local(Path::new(store)).backup(Path::new(to), &options).map(|report| report.snapshot.to_string())
+        }
+        ["restore", from, store] => {
+            let options = RestoreOptions { replace: true, ..RestoreOptions::default() };
+            ModelCache::restore(Path::new(from), Path::new(store), &options).map(|report| report.snapshot.to_string())
         }
         ["open", store] => ModelCache::builder(store).offline(true).open().map(|_| String::new()),
         ["status", store, repo, quant] => {

@@ -1,0 +1,211 @@
+//! `backup` and `restore`: the store as plain files, and back.
+
+use super::folder::few;
+use crate::{
+    context::Context,
+    exit::{Code, Failure},
+    output,
+    progress::Progress,
+    render::{self, Cell, Fit, Side, Style, Table, column},
+};
+use serde_json::{Value, json};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+use tabagent_model_cache::{BackupCheck, BackupOptions, BackupReport, CheckOptions, LeftOut, ModelCache, RestoreOptions};
+
+pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, recheck: bool) -> Result<Code, Failure> {
+    let cache = cx.open_there().await?;
+    let mut progress = Progress::begin(cx.global.progress);
+    let (told, cancel) = (Some(progress.callback("backing up")), Some(cx.interrupt.token()));
+    let options = BackupOptions { keep, recheck, progress: told, cancel };
+    let (started, to) = (Instant::now(), dir.clone());
+    let result = cx.blocking(move || cache.backup(&to, &options)).await;
+    progress.end();
+    let report = match result {
+        Ok(report) => report,
+        Err(failure) if matches!(failure.code, Code::Interrupted | Code::Terminated | Code::NoSpace) => {
+            return Err(
+                failure.detail("no snapshot was made; what was copied by then is kept, and the next backup goes on with it")
+            );
+        }
+        Err(failure) => return Err(failure),
+    };
+    if cx.global.json {
+        output::json(&json!({
+            "snapshot": report.snapshot,
+            "files": report.files,
+            "size_bytes": report.bytes,
+            "copied_bytes": report.copied_bytes,
+            "shared_bytes": report.shared_bytes,
+            "left_out": left_out(&report.left_out),
+            "unfinished": report.unfinished,
+            "dropped_snapshots": report.dropped_snapshots,
+            "dropped_bytes": report.dropped_bytes,
+            "damaged_snapshots": report.damaged_snapshots,
+            "elapsed_ms": started.elapsed().as_millis() as u64,
+        }))?;
+    } else {
+        tell(cx, &report, &dir, started)?;
+    }
+    Ok(if report.left_out.is_empty() { Code::Done } else { Code::Integrity })
+}
+
+fn tell(cx: &Context, report: &BackupReport, dir: &Path, started: Instant) -> Result<(), Failure> {
+    let shared = if report.shared_bytes > 0 && report.shared_bytes == report.copied_bytes { ", no space taken" } else { "" };
+    cx.say(&format!(
+        "Backed up {}, {} ({} copied{shared}), to {} in {}: snapshot {}",
+        render::count(report.files, "file"),
+        render::size(report.bytes),
+        render::size(report.copied_bytes),
+        render::clean(&dir.to_string_lossy()),
+        render::took(started.elapsed()),
+        report.snapshot,
+    ));
+    if report.dropped_bytes > 0 {
+        cx.say(&format!("{} that only older snapshots needed went with them.", render::size(report.dropped_bytes)));
+    }
+    if !report.unfinished.is_empty() {
+        let (files, named) = (render::count(report.unfinished.len() as u64, "unfinished file"), few(&report.unfinished));
+        cx.warn(&format!("{files} left out: {named}"));
+    }
+    if !report.damaged_snapshots.is_empty() {
+        let numbers: Vec<_> = report.damaged_snapshots.iter().map(u64::to_string).collect();
+        cx.warn(&format!("snapshots are damaged: {}; what they need is not known, and nothing was dropped", numbers.join(", ")));
+        cx.suggest(&format!("model-cache restore {} --check --snapshot {}", shown(dir), numbers[0]));
+    }
+    show_left_out(cx, &report.left_out)?;
+    if !report.left_out.is_empty() {
+        cx.warn("what is damaged in the store was left out; no older snapshot was dropped");
+        cx.suggest("model-cache verify");
+    }
+    Ok(())
+}
+
+pub(super) async fn check(cx: &Context, dir: PathBuf, snapshot: Option<u64>) -> Result<Code, Failure> {
+    let mut progress = Progress::begin(cx.global.progress);
+    let options = CheckOptions { snapshot, progress: Some(progress.callback("checking")), cancel: Some(cx.interrupt.token()) };
+    let started = Instant::now();
+    let from = dir.clone();
+    let result = cx.blocking(move || ModelCache::check_backup(&from, &options)).await;
+    progress.end();
+    let checked = result?;
+    if cx.global.json {
+        let bad: Vec<_> =
+            checked.bad.iter().map(|bad| json!({ "file": bad.file, "reason": bad.reason, "names": bad.names })).collect();
+        output::json(&json!({
+            "snapshot": checked.snapshot,
+            "snapshots": checked.snapshots,
+            "created_unix_ms": checked.created_unix_ms,
+            "files": checked.files,
+            "size_bytes": checked.bytes,
+            "bad": bad,
+            "left_out": left_out(&checked.left_out),
+            "elapsed_ms": started.elapsed().as_millis() as u64,
+        }))?;
+    } else {
+        tell_checked(cx, &checked, &dir, started)?;
+    }
+    Ok(if checked.bad.is_empty() { Code::Done } else { Code::Integrity })
+}
+
+fn tell_checked(cx: &Context, checked: &BackupCheck, dir: &Path, started: Instant) -> Result<(), Failure> {
+    let amount = format!(
+        "snapshot {} of {}: {}, {} in {}",
+        checked.snapshot,
+        render::clean(&dir.to_string_lossy()),
+        render::count(checked.files, "file"),
+        render::size(checked.bytes),
+        render::took(started.elapsed())
+    );
+    show_left_out(cx, &checked.left_out)?;
+    if checked.bad.is_empty() {
+        cx.say(&format!("Checked {amount}: every block and digest is as it was backed up"));
+        return Ok(());
+    }
+    let mut table = Table::new([
+        column("FILE", Side::Left, Fit::CutMiddle(16)),
+        column("DAMAGE", Side::Left, Fit::CutEnd(16)),
+        column("CONTENT OF", Side::Left, Fit::CutMiddle(16)),
+    ]);
+    for bad in &checked.bad {
+        table.row([bad.file.as_str().into(), Cell::styled(&bad.reason, Style::Bad), bad.names.join(", ").as_str().into()]);
+    }
+    output::text(&table.render(output::stdout_width(), cx.paint()))?;
+    cx.say(&format!("Checked {amount}: {} damaged", render::count(checked.bad.len() as u64, "file")));
+    cx.suggest(&format!("model-cache backup {} --recheck copies them anew, where the store has them", shown(dir)));
+    if let Some(older) = checked.snapshots.iter().rev().find(|number| **number < checked.snapshot) {
+        cx.suggest(&format!("model-cache restore {} --snapshot {older}", shown(dir)));
+    }
+    Ok(())
+}
+
+pub(super) async fn restore(
+    cx: &Context,
+    dir: PathBuf,
+    to: Option<PathBuf>,
+    replace: bool,
+    snapshot: Option<u64>,
+) -> Result<Code, Failure> {
+    let store = match to {
+        Some(store) => store,
+        None => cx.store()?,
+    };
+    let mut progress = Progress::begin(cx.global.progress);
+    let (told, cancel) = (Some(progress.callback("restoring")), Some(cx.interrupt.token()));
+    let options = RestoreOptions { snapshot, replace, progress: told, cancel };
+    let started = Instant::now();
+    let result = cx.blocking(move || ModelCache::restore(&dir, &store, &options)).await;
+    progress.end();
+    let report = result?;
+    if cx.global.json {
+        output::json(&json!({
+            "snapshot": report.snapshot,
+            "store": report.store.to_string_lossy(),
+            "files": report.files,
+            "size_bytes": report.bytes,
+            "replaced": report.replaced,
+            "left_out": left_out(&report.left_out),
+            "elapsed_ms": started.elapsed().as_millis() as u64,
+        }))?;
+        return Ok(Code::Done);
+    }
+    let place = if report.replaced { ", in place of the store that was there" } else { "" };
+    cx.say(&format!(
+        "Restored snapshot {}: {}, {}, to {} in {}{place}",
+        report.snapshot,
+        render::count(report.files, "file"),
+        render::size(report.bytes),
+        render::clean(&report.store.to_string_lossy()),
+        render::took(started.elapsed()),
+    ));
+    show_left_out(cx, &report.left_out)?;
+    Ok(Code::Done)
+}
+
+fn left_out(left_out: &[LeftOut]) -> Vec<Value> {
+    left_out.iter().map(|left| json!({ "repo": left.repo, "path": left.path, "reason": left.reason })).collect()
+}
+
+/// What is not in a snapshot, as a table.
+fn show_left_out(cx: &Context, left_out: &[LeftOut]) -> Result<(), Failure> {
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new([
+        column("LEFT OUT", Side::Left, Fit::CutMiddle(16)),
+        column("FILE", Side::Left, Fit::CutMiddle(16)),
+        column("DAMAGE", Side::Left, Fit::CutEnd(16)),
+    ]);
+    for left in left_out {
+        let path = left.path.as_deref().unwrap_or("-");
+        table.row([left.repo.as_str().into(), path.into(), Cell::styled(&left.reason, Style::Bad)]);
+    }
+    output::text(&table.render(output::stdout_width(), cx.paint()))
+}
+
+/// A folder as a word of a command.
+fn shown(dir: &Path) -> String {
+    render::shell(&render::clean(&dir.to_string_lossy()))
+}

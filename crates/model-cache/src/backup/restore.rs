@@ -1,0 +1,532 @@
+//! A backup read back: whether it is whole ([`ModelCache::check_backup`]), and a store made of it ([`ModelCache::restore`]).
+//!
+//! Everything is checked before anything is made. The store is built in `<store>.restoring`, by the ways any file comes in, and
+//! takes its place in one step; a store that is replaced changes places with it, and goes last.
+
+use super::{
+    CHECK_BYTES,
+    folder::{Folder, create_folder, failed, shown_blob},
+    format::{Blob, Document},
+};
+use crate::{
+    cache::ModelCache,
+    digest::Digest,
+    error::{Attempted, Error, Result},
+    export::real_folder,
+    import::fill_from,
+    key::PinnedRepo,
+    name::FilePath,
+    progress::{Paced, ProgressCallback},
+    record::*,
+    store::{Acquired, LeftOut, Restored, Store, Wanted},
+};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    ffi::OsString,
+    fs,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use storage::{FileLock, StorageRegistry, fail_point};
+use tokio_util::sync::CancellationToken;
+
+/// How to check a backup.
+#[derive(Clone, Default)]
+pub struct CheckOptions {
+    /// The number of the snapshot. Default: the newest.
+    pub snapshot: Option<u64>,
+    /// Called with bytes read and bytes in all. Default: nobody is.
+    pub progress: Option<ProgressCallback>,
+    /// Ends the check early with [`Error::Cancelled`]. Default: none.
+    pub cancel: Option<CancellationToken>,
+}
+
+/// What a check of a backup found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BackupCheck {
+    /// The snapshot checked.
+    pub snapshot: u64,
+    /// Every snapshot the backup has, in order.
+    pub snapshots: Vec<u64>,
+    /// When it was made, in milliseconds since 1970; none where its own files are damaged.
+    pub created_unix_ms: Option<i64>,
+    /// Files in it.
+    pub files: u64,
+    /// Bytes of their content; content with several names counts once.
+    pub bytes: u64,
+    /// Files of the backup that are not what they were.
+    pub bad: Vec<BadBackupFile>,
+    /// What was damaged in the store when the snapshot was made, so that it is not in it.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A file of a backup that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BadBackupFile {
+    /// Its path in the backup.
+    pub file: String,
+    /// What was expected and found.
+    pub reason: String,
+    /// The names whose content it is, `repo path`.
+    pub names: Vec<String>,
+}
+
+/// How to restore.
+#[derive(Clone, Default)]
+pub struct RestoreOptions {
+    /// The number of the snapshot. Default: the newest.
+    pub snapshot: Option<u64>,
+    /// Whether a store that is there is replaced. Default: no.
+    pub replace: bool,
+    /// Called with bytes done and bytes in all, each byte being checked first and then restored. Default: nobody is.
+    pub progress: Option<ProgressCallback>,
+    /// Ends the restore early with [`Error::Cancelled`], nothing changed. Default: none.
+    pub cancel: Option<CancellationToken>,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RestoreReport {
+    /// The snapshot restored.
+    pub snapshot: u64,
+    /// The store's folder.
+    pub store: PathBuf,
+    /// Files in it.
+    pub files: u64,
+    /// Bytes of their content; content with several names counts once.
+    pub bytes: u64,
+    /// Whether it took the place of another store, which is gone.
+    pub replaced: bool,
+    /// What was damaged when the snapshot was made, so that it could not be restored.
+    pub left_out: Vec<LeftOut>,
+}
+
+impl ModelCache {
+    /// Reads all of a snapshot of the backup at `from`, and says whether it is whole: its layout, its document, every block and every digest.
+    ///
+    /// Writes nothing. Cost: one read of all of it, and its digests.
+    ///
+    /// # Errors
+    /// [`Error::NoBackup`], [`Error::BackupFormat`], [`Error::Busy`] while a backup is written, [`Error::Io`] and
+    /// [`Error::Cancelled`]. Damage is no error but a finding: see [`BackupCheck::bad`].
+    pub fn check_backup(from: &Path, options: &CheckOptions) -> Result<BackupCheck> {
+        let folder = Folder::open_to_read(from)?;
+        let (number, document) = choose(&folder, options.snapshot)?;
+        let total_bytes = document.as_ref().map_or(0, Document::size_bytes);
+        let mut paced = Paced::new(options.progress.as_ref(), options.cancel.as_ref(), total_bytes);
+        check(&folder, number, document.as_ref(), &mut paced)
+    }
+
+    /// Makes a store at `store` of a snapshot of the backup at `from`: names, content, refs, manifests and times as they were.
+    ///
+    /// Everything is checked first, as by [`check_backup`](Self::check_backup); with any of it damaged nothing is made. Whatever ends this, there is
+    /// at `store` what was there before, or all of the restored one; what else is left, in `<store>.restoring`, the next restore
+    /// takes away. Needs the room of the whole store beside one that is replaced.
+    ///
+    /// # Errors
+    /// Before anything is made: [`Error::StoreExists`] unless `replace` is set, [`Error::StoreInUse`] if any process has the store open,
+    /// [`Error::InvalidOption`] for a folder that can't be a store, [`Error::BackupDamaged`], [`Error::NoSpace`], and those of
+    /// [`check_backup`](Self::check_backup). [`Error::Io`], [`Error::Storage`], [`Error::Cancelled`].
+    pub fn restore(from: &Path, store: &Path, options: &RestoreOptions) -> Result<RestoreReport> {
+        let folder = Folder::open_to_read(from)?;
+        let target = Target::look_at(store, &folder, options.replace)?;
+        let (number, document) = choose(&folder, options.snapshot)?;
+        let total_bytes = document.as_ref().map_or(0, |document| document.size_bytes().saturating_mul(2));
+        let mut paced = Paced::new(options.progress.as_ref(), options.cancel.as_ref(), total_bytes);
+        let checked = check(&folder, number, document.as_ref(), &mut paced)?;
+        let (count, first) = (checked.bad.len(), checked.bad.into_iter().next());
+        let document = match (document, first) {
+            (Ok(document), None) => document,
+            (document, first) => {
+                let (file, reason) = first.map_or_else(|| document.err().unwrap_or_default(), |bad| (bad.file, bad.reason));
+                return Err(Error::BackupDamaged { path: folder.path().to_owned(), count: count.max(1), file, reason });
+            }
+        };
+        fail_point("restore.checked");
+        let building = Building::begin(&target, Store::needed_bytes(document.blobs.iter().map(|blob| blob.size_bytes)))?;
+        let replaced = matches!(target.there, There::Store(_));
+        building.fill(&folder, &document, &mut paced)?;
+        building.take_place(&target)?;
+        let (files, bytes) = (document.files.len() as u64, document.size_bytes());
+        Ok(RestoreReport { snapshot: number, store: target.store, files, bytes, replaced, left_out: document.left_out })
+    }
+}
+
+/// The snapshot asked for, or the newest.
+fn choose(folder: &Folder, number: Option<u64>) -> Result<(u64, super::Old)> {
+    let none = |reason| Error::NoBackup { path: folder.path().to_owned(), reason };
+    let snapshots = folder.snapshots()?;
+    let newest = *snapshots.last().ok_or_else(|| none("it has no snapshot: its first backup did not end".to_owned()))?;
+    let number = number.unwrap_or(newest);
+    if !snapshots.contains(&number) {
+        let there: Vec<_> = snapshots.iter().map(u64::to_string).collect();
+        return Err(none(format!("it has no snapshot {number}, but {}", there.join(", "))));
+    }
+    Ok((number, folder.read_snapshot(number)?))
+}
+
+fn check(
+    folder: &Folder,
+    number: u64,
+    document: std::result::Result<&Document, &(String, String)>,
+    paced: &mut Paced<'_>,
+) -> Result<BackupCheck> {
+    let snapshots = folder.snapshots()?;
+    let mut checked = BackupCheck {
+        snapshot: number,
+        snapshots,
+        created_unix_ms: None,
+        files: 0,
+        bytes: 0,
+        bad: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let document = match document {
+        Ok(document) => document,
+        Err((file, reason)) => {
+            checked.bad.push(BadBackupFile { file: file.clone(), reason: reason.clone(), names: Vec::new() });
+            return Ok(checked);
+        }
+    };
+    checked.created_unix_ms = Some(document.created_unix_ms);
+    (checked.files, checked.bytes) = (document.files.len() as u64, document.size_bytes());
+    checked.left_out.clone_from(&document.left_out);
+    let mut names = document.names();
+    let mut done_bytes = 0;
+    paced.tell(0)?;
+    for blob in &document.blobs {
+        if let Some(reason) = check_blob(folder, blob, &mut |bytes| paced.tell(done_bytes + bytes))? {
+            let names = names.remove(&blob.digest).unwrap_or_default();
+            checked.bad.push(BadBackupFile { file: shown_blob(&blob.digest), reason, names });
+        }
+        done_bytes += blob.size_bytes;
+        paced.tell(done_bytes)?;
+    }
+    Ok(checked)
+}
+
+/// What is wrong with a blob's file, if anything is.
+fn check_blob(folder: &Folder, blob: &Blob, tell: &mut dyn FnMut(u64) -> Result<()>) -> Result<Option<String>> {
+    let mut file = match folder.open_blob(&blob.digest) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("it is not there".to_owned())),
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    let length = file.metadata().map_err(failed("look at", folder.path()))?.len();
+    if length != blob.size_bytes {
+        return Ok(Some(format!("it has {length} bytes, not {}", blob.size_bytes)));
+    }
+    let mut hasher = blob.digest.hasher(blob.size_bytes);
+    // The digest says it already, unless it is git's.
+    let mut sha256 = blob.sha256.map(|expected| (expected, crate::digest::Hasher::sha256()));
+    let mut buffer = vec![0; CHECK_BYTES];
+    for (block, &expected) in blob.block_crc32c.iter().enumerate() {
+        let range = block_range(blob.size_bytes, block as u64);
+        let mut crc = 0;
+        for at in range.clone().step_by(CHECK_BYTES) {
+            let part = &mut buffer[..(range.end - at).min(CHECK_BYTES as u64) as usize];
+            if let Err(error) = file.read_exact(part) {
+                return Ok(Some(format!("block {block} can't be read: {error}")));
+            }
+            crc = crc32c::crc32c_append(crc, part);
+            hasher.update(part);
+            if let Some((_, sha256)) = &mut sha256 {
+                sha256.update(part);
+            }
+        }
+        if crc != expected {
+            return Ok(Some(format!("block {block} has CRC32C {crc:08x}, {expected:08x} was backed up")));
+        }
+        tell(range.end)?;
+    }
+    for (expected, found) in
+        [(blob.digest, hasher.finish())].into_iter().chain(sha256.map(|(expected, hasher)| (expected, hasher.finish())))
+    {
+        if expected != found {
+            return Ok(Some(format!("its digest is {found}, not {expected}, though every CRC32C holds")));
+        }
+    }
+    Ok(None)
+}
+
+/// Where a store is to be made.
+struct Target {
+    /// Links followed, as far as it is there.
+    store: PathBuf,
+    there: There,
+}
+
+/// What is there now.
+enum There {
+    /// Nothing, or an empty folder.
+    Nothing,
+    /// A store that nobody has open, nor can open while this is held.
+    Store(#[expect(dead_code, reason = "held, not looked at")] FileLock),
+}
+
+impl Target {
+    fn look_at(store: &Path, backup: &Folder, replace: bool) -> Result<Self> {
+        let refuse = |reason: String| Err(Error::InvalidOption { name: "to", value: store.display().to_string(), reason });
+        let real = match fs::canonicalize(store) {
+            Ok(real) => real,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(store).is_err() => {
+                if real_folder(store).map_err(failed("find", store))?.starts_with(backup.path()) {
+                    return refuse("it lies in the backup".to_owned());
+                }
+                return Ok(Self { store: std::path::absolute(store).map_err(failed("find", store))?, there: There::Nothing });
+            }
+            Err(error) => return Err(failed("find", store)(error)),
+        };
+        let there = fs::metadata(&real).map_err(failed("look at", &real))?;
+        if !there.is_dir() {
+            return refuse("it is not a folder".to_owned());
+        }
+        if real.starts_with(backup.path()) || backup.path().starts_with(&real) {
+            return refuse("it and the backup lie in one another".to_owned());
+        }
+        let parent = real.parent().map(fs::metadata).transpose().map_err(failed("look at", &real))?;
+        if parent.is_none_or(|parent| parent.dev() != there.dev()) {
+            return refuse("a file system is mounted on it, so no other folder can take its place; name one in it".to_owned());
+        }
+        if fs::read_dir(&real).map_err(failed("list", &real))?.next().is_none() {
+            return Ok(Self { store: real, there: There::Nothing });
+        }
+        if !Store::is_in(&real) {
+            return refuse("it has files and is no store".to_owned());
+        }
+        if !replace {
+            return Err(Error::StoreExists { path: real });
+        }
+        let leases = real.join("leases");
+        match FileLock::try_exclusive(&leases).attempted(|| format!("could not take the store {} out of use", real.display()))? {
+            Some(alone) => Ok(Self { store: real, there: There::Store(alone) }),
+            None => Err(Error::StoreInUse { processes: FileLock::holders(&leases), path: real }),
+        }
+    }
+}
+
+/// The folder beside a store in which another is built. With its lock it can't be two restores'; whatever is in it besides is garbage
+/// once nobody holds that, a replaced store too.
+struct Building {
+    folder: PathBuf,
+    lock: Option<FileLock>,
+}
+
+const LOCK: &str = "lock";
+const STORE: &str = "store";
+const PROBES: [&str; 2] = ["probe-a", "probe-b"];
+
+impl Building {
+    fn begin(target: &Target, needed_bytes: u64) -> Result<Self> {
+        let mut name: OsString = target.store.file_name().unwrap_or_default().to_owned();
+        name.push(".restoring");
+        let folder = target.store.with_file_name(name);
+        create_folder(folder.parent().unwrap_or(Path::new("/")), true)?;
+        create_folder(&folder, false)?;
+        let refuse = |reason: String| Err(Error::InvalidOption { name: "to", value: target.store.display().to_string(), reason });
+        for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
+            let name = entry.map_err(failed("list", &folder))?.file_name();
+            if ![LOCK, STORE].iter().chain(&PROBES).any(|own| name == **own) {
+                return refuse(format!("{} is in the way: it has files no restore makes", folder.display()));
+            }
+        }
+        let lock = FileLock::try_exclusive(&folder.join(LOCK)).attempted(|| format!("could not lock {}", folder.display()))?;
+        let Some(lock) = lock else {
+            return Err(Error::Busy { what: target.store.display().to_string(), reason: "another restore is at it" });
+        };
+        let building = Self { folder, lock: Some(lock) };
+        building.clear()?;
+        fail_point("restore.cleared");
+        if matches!(target.there, There::Store(_)) && !building.can_exchange()? {
+            return refuse(
+                "its file system can't exchange two folders in one step: restore to another folder, then move that".to_owned(),
+            );
+        }
+        let free_bytes =
+            storage::free_bytes(&building.folder).attempted(|| format!("could not measure {}", building.folder.display()))?;
+        if needed_bytes > free_bytes {
+            return Err(Error::NoSpace { what: format!("the store {}", target.store.display()), needed_bytes, free_bytes });
+        }
+        Ok(building)
+    }
+
+    /// Takes away what an earlier restore left.
+    fn clear(&self) -> Result<()> {
+        for name in [STORE].iter().chain(&PROBES) {
+            let path = self.folder.join(name);
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
+                Err(_) => {}
+                Ok(()) => tracing::warn!(path = %path.display(), "what an earlier restore left was removed"),
+            }
+        }
+        Ok(())
+    }
+
+    fn can_exchange(&self) -> Result<bool> {
+        let [a, b] = PROBES.map(|name| self.folder.join(name));
+        create_folder(&a, false)?;
+        create_folder(&b, false)?;
+        let can = storage::exchange(&a, &b).attempted(|| "could not try to exchange folders".to_owned())?;
+        for probe in [a, b] {
+            fs::remove_dir(&probe).map_err(failed("remove", &probe))?;
+        }
+        Ok(can)
+    }
+
+    /// Makes the store, and lets go of it.
+    fn fill(&self, folder: &Folder, document: &Document, paced: &mut Paced<'_>) -> Result<()> {
+        let path = self.folder.join(STORE);
+        let store = Store::open(&StorageRegistry::new(&path), &path)?;
+        fail_point("restore.opened");
+        let mut names: HashMap<Digest, Vec<(&PinnedRepo, &FilePath)>> = HashMap::new();
+        for file in &document.files {
+            names.entry(file.digest).or_default().push((&file.repo, &file.path));
+        }
+        let mut done_bytes = document.size_bytes();
+        let paced = RefCell::new(paced);
+        let mut small = Small { store: &store, files: Vec::new(), bytes: 0 };
+        for blob in &document.blobs {
+            let tell = |bytes| paced.borrow_mut().tell(done_bytes + bytes);
+            let wanted = names.get(&blob.digest).into_iter().flatten().map(|(repo, path)| Wanted {
+                repo: (*repo).clone(),
+                path: (*path).clone(),
+                size_bytes: blob.size_bytes,
+                digest: blob.digest,
+            });
+            if blob.size_bytes <= INLINE_BYTES {
+                small.bring(folder, blob, wanted)?;
+            } else {
+                for wanted in wanted {
+                    if !store.link_if_here(&wanted)? {
+                        bring(&store, folder, blob, &wanted, &tell)?;
+                        fail_point("restore.sealed");
+                    }
+                }
+            }
+            done_bytes += blob.size_bytes;
+            paced.borrow_mut().tell(done_bytes)?;
+        }
+        small.seal()?;
+        store.put_restored(&Restored {
+            names: document.files.iter().map(|file| (file.repo.clone(), file.path.clone(), file.created_unix_ms)).collect(),
+            blobs: document.blobs.iter().map(|blob| (blob.digest, blob.created_unix_ms, blob.last_used_unix_ms)).collect(),
+            refs: document.refs.iter().map(super::format::Reference::record).collect(),
+            manifests: document.manifests.iter().map(|manifest| (manifest.repo.clone(), manifest.entry.clone())).collect(),
+        })?;
+        fail_point("restore.recorded");
+        drop(store);
+        // The names of its files must not be lost once it has its place; their content is durable.
+        let syncing = || format!("could not make {} durable", path.display());
+        for entry in fs::read_dir(&path).map_err(failed("list", &path))? {
+            let entry = entry.map_err(failed("list", &path))?.path();
+            if entry.is_dir() {
+                storage::sync_folder(&entry).attempted(syncing)?;
+            }
+        }
+        storage::sync_folder(&path).attempted(syncing)?;
+        fail_point("restore.synced");
+        Ok(())
+    }
+
+    /// Puts the store that was built in its place, in one step, and takes away what was there.
+    fn take_place(mut self, target: &Target) -> Result<()> {
+        let (built, store) = (self.folder.join(STORE), &target.store);
+        match target.there {
+            // Takes the place of an empty folder, and of nothing else.
+            There::Nothing => fs::rename(&built, store).map_err(failed("make", store))?,
+            There::Store(_) => {
+                let exchanged =
+                    storage::exchange(&built, store).attempted(|| format!("could not replace {}", store.display()))?;
+                if !exchanged {
+                    let source = io::Error::from(io::ErrorKind::Unsupported);
+                    return Err(failed("replace", store)(source));
+                }
+            }
+        }
+        fail_point("restore.placed");
+        let parent = store.parent().unwrap_or(Path::new("/"));
+        storage::sync_folder(parent).attempted(|| format!("could not make {} durable", store.display()))?;
+        fail_point("restore.place_synced");
+        self.remove();
+        Ok(())
+    }
+
+    /// Takes away all of it; what can't be removed is left to the next restore.
+    fn remove(&mut self) {
+        let Some(lock) = self.lock.take() else { return };
+        let removed = self.clear().and_then(|()| {
+            fail_point("restore.emptied");
+            // While it is locked: whoever waits for it sees that it is gone, and makes another.
+            fs::remove_file(self.folder.join(LOCK))
+                .and_then(|()| fs::remove_dir(&self.folder))
+                .map_err(failed("remove", &self.folder))
+        });
+        if let Err(error) = removed {
+            tracing::warn!(error = %error.chain(), folder = %self.folder.display(), "what a restore needed for a while was not removed");
+        }
+        drop(lock);
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Small files on their way into a store: sealed many at a time, since each transaction waits for the disk.
+struct Small<'a> {
+    store: &'a Store,
+    files: Vec<(Wanted, Arc<[u8]>)>,
+    bytes: usize,
+}
+
+/// How many bytes of small files are sealed together, or how many of them.
+const TOGETHER_BYTES: usize = 4 << 20;
+const TOGETHER_FILES: usize = 1000;
+
+impl Small<'_> {
+    fn bring(&mut self, folder: &Folder, blob: &Blob, wanted: impl Iterator<Item = Wanted>) -> Result<()> {
+        let path = folder.path().join(shown_blob(&blob.digest));
+        let mut bytes = Vec::new();
+        let read = folder.open_blob(&blob.digest).and_then(|file| file.take(INLINE_BYTES + 1).read_to_end(&mut bytes));
+        read.map_err(failed("read", &path))?;
+        self.bytes += bytes.len();
+        let bytes: Arc<[u8]> = bytes.into();
+        self.files.extend(wanted.map(|wanted| (wanted, Arc::clone(&bytes))));
+        if self.bytes >= TOGETHER_BYTES || self.files.len() >= TOGETHER_FILES { self.seal() } else { Ok(()) }
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        let files: Vec<_> = self.files.iter().map(|(wanted, bytes)| (wanted, &**bytes)).collect();
+        self.store.seal_inline_together(&files)?;
+        fail_point("restore.small_sealed");
+        (self.files, self.bytes) = (Vec::new(), 0);
+        Ok(())
+    }
+}
+
+/// Brings a blob's content into the store under its first name: checked once more, as everything that comes in is.
+fn bring(store: &Arc<Store>, folder: &Folder, blob: &Blob, wanted: &Wanted, tell: &dyn Fn(u64) -> Result<()>) -> Result<()> {
+    let path = folder.path().join(shown_blob(&blob.digest));
+    let mut file = folder.open_blob(&blob.digest).map_err(failed("read", &path))?;
+    let fill = match store.acquire(wanted)? {
+        Acquired::Fill(fill) => fill,
+        Acquired::Here | Acquired::Busy { .. } => {
+            return Err(Error::Busy {
+                what: blob.digest.to_string(),
+                reason: "somebody else fills the store that is being restored",
+            });
+        }
+    };
+    let found = fill_from(&fill, blob.digest.hasher(blob.size_bytes), &mut file, &path, tell)?;
+    fill.check(&path.display().to_string(), blob.digest, found)?;
+    fill.seal(wanted).map(drop)
+}
