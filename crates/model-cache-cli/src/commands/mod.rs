@@ -8,6 +8,7 @@ mod mount;
 mod offer;
 mod pull;
 mod remove;
+mod repair;
 mod warm;
 
 use crate::{
@@ -27,12 +28,13 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Ls { repo: None } => list::repos(cx).await,
         Command::Ls { repo: Some(repo) } => list::files(cx, repo).await,
         Command::Df => list::df(cx).await,
-        Command::Cat { repo, path, range } => bytes::cat(cx, repo, path, range).await,
-        Command::Export { repo, glob, to, force } => folder::export(cx, repo, glob, to, force).await,
+        Command::Cat { repo, path, range, check } => bytes::cat(cx, repo, path, range, check).await,
+        Command::Export { repo, glob, to, force, check } => folder::export(cx, repo, glob, to, force, check).await,
         Command::Mount { dir, repo, allow_other } => mount::mount(cx, dir, repo, allow_other).await,
         Command::Import { repo, path } => folder::import(cx, repo, path).await,
         Command::Warm { repo, file, quant } => warm::warm(cx, repo, quant, file).await,
         Command::Verify { repo, glob, digest, cached } => check::verify(cx, repo, glob, digest, cached).await,
+        Command::Repair { repo, dry_run } => repair::repair(cx, repo, dry_run).await,
         Command::Rm { repo, glob, quant, yes } => remove::rm(cx, repo, glob, quant, yes).await,
         Command::Gc => remove::gc(cx).await,
     }
