@@ -142,7 +142,8 @@ impl ModelCache {
     ) -> PyResult<Py<PyAny>> {
         let (watch, globs, cache) = (Watch::new(progress, cancel)?, several("files", "str", files)?, self.opened(py)?);
         let export = move |line: Line| {
-            let options = ExportOptions { force, progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
+            let options =
+                ExportOptions { force, check: false, progress: Some(line.mailbox.progress()), cancel: Some(line.cancel) };
             cache.export(&repo, &globs, &to, &options)
         };
         let work = Work::blocking(py, export, |py, report| Ok(values::export_report(py, &report)?.unbind()))?;

@@ -149,6 +149,7 @@ pub(crate) fn verify_report<'py>(py: Python<'py>, report: &VerifyReport) -> PyRe
         blocks: report.blocks,
         size_bytes: report.bytes,
         bad: list(py, &report.bad, bad)?,
+        bad_records: report.bad_records.iter().map(|bad| format!("{}: {}", bad.what, bad.reason)).collect::<Vec<_>>(),
     })
 }
 

@@ -165,7 +165,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   model-cache cat org/name config.json
-  model-cache cat org/name model.gguf --range 0..4 | xxd")]
+  model-cache cat org/name model.gguf --range 0..4 | xxd
+  model-cache cat org/name model.gguf --check > model.gguf")]
     Cat {
         /// org/name or org/name@REVISION
         repo: String,
@@ -174,6 +175,9 @@ Examples:
         /// Bytes A up to, not including, B; A.. and ..B leave an end open
         #[arg(long, value_name = "A..B", allow_hyphen_values = true)]
         range: Option<ByteRange>,
+        /// Compare each block's checksum before its bytes are written
+        #[arg(long)]
+        check: bool,
     },
     /// Write files of the store to a folder
     #[command(after_help = "\
@@ -191,6 +195,9 @@ Examples:
         /// Replace files that exist
         #[arg(long)]
         force: bool,
+        /// Compare the checksums of what is written; a damaged file is not
+        #[arg(long)]
+        check: bool,
     },
     /// Show the store as a read-only folder, for programs that only take paths; until Ctrl-C
     #[command(after_help = "\
@@ -256,6 +263,20 @@ Examples:
         /// Check what is in memory as it is there, without reading it from the disk again
         #[arg(long, conflicts_with = "digest")]
         cached: bool,
+    },
+    /// Mend what verify finds: fetch damaged blocks again, and only those
+    #[command(after_help = "\
+Examples:
+  model-cache repair
+  model-cache repair org/name --dry-run
+
+Who reads a damaged file goes on reading what he has; the file is replaced when all of it is right by its digest.")]
+    Repair {
+        /// org/name or org/name@REVISION [default: the whole store]
+        repo: Option<String>,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Copy the whole store into a folder, while it is in use; the next time only what is new
     #[command(after_help = "\

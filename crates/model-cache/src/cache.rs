@@ -16,7 +16,11 @@ use crate::{
     record::ManifestEntry,
     store::{Removed, Selection, Store},
 };
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 use storage::StorageRegistry;
 
 /// An open model cache. Cheap to clone; all clones are one.
@@ -37,6 +41,8 @@ pub(crate) struct Inner {
     /// What a pull works with, or the variable that can't be.
     pub(crate) means: std::result::Result<Means, BadVariable>,
     pub(crate) side_by_side: bool,
+    /// Blobs that were checked since this was opened, if those that are opened are to be.
+    pub(crate) checked: Option<Mutex<HashSet<u64>>>,
 }
 
 impl Inner {
@@ -183,16 +189,13 @@ impl ModelCache {
             return Err(Error::Disabled { repo: spec.repo.clone() });
         }
         let pinned = PinnedRepo::new(spec.repo.clone(), info.commit.clone());
-        let (entry, new) = match stored(&pinned)? {
-            Some(entry) => (entry, false),
-            None => {
-                let files = hub.list_tree(&spec.repo, &info.commit, observer).await?;
-                (manifest::entry(&info, &files), true)
-            }
+        let entry = match stored(&pinned)? {
+            Some(entry) => entry,
+            None => manifest::entry(&info, &hub.list_tree(&spec.repo, &info.commit, observer).await?),
         };
         let store = Arc::clone(self.store());
         blocking::run(move || {
-            store.put_listing(&pinned, &revision, new.then_some(&entry))?;
+            store.put_listing(&pinned, &revision, &entry)?;
             Ok((pinned, entry))
         })
         .await
@@ -255,7 +258,20 @@ impl ModelCache {
     }
 
     pub(crate) fn open_pinned(&self, repo: &PinnedRepo, path: &FilePath) -> Result<Option<ModelFile>> {
-        Ok(self.store().open_file(repo, path, self.inner.side_by_side)?.map(ModelFile::new))
+        let Some(file) = self.store().open_file(repo, path, self.inner.side_by_side)?.map(ModelFile::new) else {
+            return Ok(None);
+        };
+        if let Some(checked) = &self.inner.checked
+            && let Some(id) = file.stored().blob_id()
+        {
+            // Entries are single inserts, so the set is whole even if a holder panicked.
+            let is_known = || checked.lock().unwrap_or_else(PoisonError::into_inner).contains(&id);
+            if !is_known() {
+                file.stored().check_all()?;
+                checked.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+            }
+        }
+        Ok(Some(file))
     }
 
     // -- removing --------------------------------------------------------------------------------------------------

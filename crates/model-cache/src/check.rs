@@ -9,6 +9,7 @@ use crate::{
     name::{FilePath, RepoSpec},
     progress::{self, Paced, ProgressCallback},
     record::*,
+    store::BadRecord,
 };
 use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
@@ -37,8 +38,18 @@ pub struct VerifyReport {
     pub blocks: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// What is damaged.
+    /// Blocks, and chunks' headers, that are damaged.
     pub bad: Vec<BadBlock>,
+    /// Records, their keys, and the engine's structures that are damaged; looked for where the whole store is verified, else only among
+    /// the repo's names.
+    pub bad_records: Vec<BadRecord>,
+}
+
+impl VerifyReport {
+    /// Whether nothing is damaged.
+    pub fn is_sound(&self) -> bool {
+        self.bad.is_empty() && self.bad_records.is_empty()
+    }
 }
 
 /// A block that is not what was sealed.
@@ -57,26 +68,29 @@ pub struct BadBlock {
     pub reason: String,
 }
 
+/// A name in the store and what it promises.
+pub(crate) type Name = (PinnedRepo, FilePath, FileMetadata);
+
 impl ModelCache {
     /// Reads content from the disk and holds it against what was sealed: of the whole store, of one repo, or of the files `globs`
-    /// match.
+    /// match. Of the whole store also its records, their keys and the engine's structures.
     ///
     /// Files stay readable meanwhile. Cost: one read of everything checked, past the page cache unless
     /// [`cached`](VerifyOptions::cached), by several threads; 0.1 CPU-seconds a GiB, and half a second more for a digest.
     ///
     /// # Errors
     /// [`Error::NotInStore`], [`Error::FileNotFound`] for a glob that matches nothing here, [`Error::Cancelled`]. Damage is no
-    /// error but a finding: see [`VerifyReport::bad`].
+    /// error but a finding: see [`VerifyReport::bad`] and [`VerifyReport::bad_records`].
     pub fn verify(&self, repo: Option<&str>, globs: &[String], options: &VerifyOptions) -> Result<VerifyReport> {
         let globs = Globs::new(globs)?;
-        let names = self.names_to_verify(repo, &globs)?;
+        let (names, bad_records) = self.names_to_verify(repo, &globs)?;
         // Content with several names is read once.
         let mut contents: BTreeMap<u64, Vec<&(PinnedRepo, FilePath, FileMetadata)>> = BTreeMap::new();
         for name in &names {
             contents.entry(name.2.blob_id).or_default().push(name);
         }
         let total_bytes = contents.values().map(|names| names[0].2.size_bytes).sum();
-        let mut report = VerifyReport { files: names.len() as u64, ..VerifyReport::default() };
+        let mut report = VerifyReport { files: names.len() as u64, bad_records, ..VerifyReport::default() };
         let cancel = options.cancel.as_ref();
         let mut paced = Paced::new(options.progress.as_ref(), cancel, total_bytes);
         for names in contents.values() {
@@ -90,8 +104,14 @@ impl ModelCache {
             match self.verify_one(repo, path, metadata, options, &mut findings, &mut tell) {
                 Ok(()) => {}
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
-                // A file that can't even be opened is damaged as a whole.
-                Err(error) => findings.push((0, error.chain())),
+                // A file that can't even be opened is damaged as a whole, or in those chunks.
+                Err(error) => match self.store().suspect(repo, path) {
+                    Ok(Some(suspect)) if !suspect.bad_chunks.is_empty() => {
+                        let first = |(chunk, reason): &(u32, String)| (suspect.layout().first_block(*chunk), reason.clone());
+                        findings.extend(suspect.bad_chunks.iter().map(first));
+                    }
+                    _ => findings.push((0, error.chain())),
+                },
             }
             // Also where it is gone by now, or can't be read.
             tell(metadata.size_bytes)?;
@@ -114,19 +134,35 @@ impl ModelCache {
         Ok(report)
     }
 
-    fn names_to_verify(&self, repo: Option<&str>, globs: &Globs) -> Result<Vec<(PinnedRepo, FilePath, FileMetadata)>> {
-        let Some(repo) = repo else { return self.store().all_files() };
+    /// The names to verify, and what of the records is damaged.
+    fn names_to_verify(&self, repo: Option<&str>, globs: &Globs) -> Result<(Vec<Name>, Vec<BadRecord>)> {
+        let mut names = self.names_of(repo)?;
+        let Some(repo) = repo else { return Ok((names, self.store().bad_records()?)) };
         let spec: RepoSpec = repo.parse()?;
-        let mut names = Vec::new();
+        let mut bad_records = Vec::new();
         for pinned in self.store().all_repos(&spec)? {
+            bad_records.extend(self.store().bad_names(&pinned)?);
+        }
+        let bad_paths: Vec<FilePath> = bad_records.iter().filter_map(BadRecord::path).collect();
+        if names.is_empty() && bad_records.is_empty() {
+            return Err(Error::NotInStore { repo: spec });
+        }
+        let paths = names.iter().map(|(_, path, _)| path).chain(&bad_paths);
+        globs.each_matches(&spec.repo, None, paths.map(FilePath::as_str))?;
+        let wanted = |path: &FilePath| globs.is_empty() || globs.matches(path.as_str());
+        names.retain(|(_, path, _)| wanted(path));
+        bad_records.retain(|record| record.path().is_none_or(|path| wanted(&path)));
+        Ok((names, bad_records))
+    }
+
+    /// Every name in the store, or at every commit of a repo, whose record can be read.
+    pub(crate) fn names_of(&self, repo: Option<&str>) -> Result<Vec<Name>> {
+        let Some(repo) = repo else { return self.store().all_files() };
+        let mut names = Vec::new();
+        for pinned in self.store().all_repos(&repo.parse()?)? {
             let files = self.store().files_of(&pinned)?;
             names.extend(files.into_iter().map(|(path, metadata)| (pinned.clone(), path, metadata)));
         }
-        if names.is_empty() {
-            return Err(Error::NotInStore { repo: spec });
-        }
-        globs.each_matches(&spec.repo, None, names.iter().map(|(_, path, _)| path.as_str()))?;
-        names.retain(|(_, path, _)| globs.is_empty() || globs.matches(path.as_str()));
         Ok(names)
     }
 

@@ -638,7 +638,7 @@ impl Error {
             Self::BadFormat { .. } => Some(
                 "model-cache verify --digest tells whether it is the file that was published; if so, take another one".to_owned(),
             ),
-            Self::Damaged { .. } => Some("model-cache verify shows what is damaged; rm and pull replace it".to_owned()),
+            Self::Damaged { .. } => Some("model-cache repair mends it; model-cache verify shows what else is damaged".to_owned()),
             Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
             Self::Storage { source, .. } => source.hint().map(str::to_owned),
             Self::StoreExists { .. } => Some("--replace puts the backup in its place, --to DIR makes another store".to_owned()),

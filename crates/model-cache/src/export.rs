@@ -7,7 +7,7 @@ use crate::{
     name::RepoSpec,
     progress::{self, ProgressCallback},
     record::CHUNK_BYTES,
-    store::Content,
+    store::{Content, StoredFile},
 };
 use std::{
     fs, io,
@@ -24,6 +24,9 @@ pub struct ExportOptions {
     pub progress: Option<ProgressCallback>,
     /// Whether files that exist are replaced. Default: no; an export that would replace one writes nothing.
     pub force: bool,
+    /// Whether each block is held against the CRC32C it was sealed with before its file appears under its name. Default: no, a copy of
+    /// damaged bytes is as damaged. Costs 0.1 CPU-seconds a GiB, and where blocks are shared, which copies nothing, one read of them all.
+    pub check: bool,
     /// Ends the export early with [`Error::Cancelled`]. Default: none.
     pub cancel: Option<CancellationToken>,
 }
@@ -56,7 +59,8 @@ impl ModelCache {
     ///
     /// # Errors
     /// [`Error::NotInStore`]; [`Error::FileNotFound`] for a glob that matches nothing; [`Error::InvalidOption`] for a folder in the store
-    /// itself; [`Error::TargetExists`] unless `force` is set, each with nothing written; [`Error::Io`]; [`Error::TargetFull`].
+    /// itself; [`Error::TargetExists`] unless `force` is set, each with nothing written; [`Error::Damaged`] where it is to
+    /// [check](ExportOptions::check); [`Error::Io`]; [`Error::TargetFull`].
     pub fn export(&self, repo: &str, globs: &[String], to: &Path, options: &ExportOptions) -> Result<ExportReport> {
         let spec: RepoSpec = repo.parse()?;
         let globs = Globs::new(globs)?;
@@ -103,7 +107,7 @@ impl ModelCache {
                 return Err(Error::FileNotFound { repo, commit, path: path.to_string() });
             };
             let target = to.join(path.as_str());
-            let ways = write_out(&file.content, file.size_bytes, &target, options.force, &tell)?;
+            let ways = write_out(&file, &target, options, &tell)?;
             tell(file.size_bytes)?;
             match ways {
                 Some(written) => {
@@ -169,12 +173,15 @@ struct Written {
 
 /// Writes one file; `None` for one without extents.
 fn write_out(
-    content: &Content,
-    size_bytes: u64,
+    stored: &StoredFile,
     target: &Path,
-    force: bool,
+    options: &ExportOptions,
     tell: &dyn Fn(u64) -> Result<()>,
 ) -> Result<Option<Written>> {
+    let size_bytes = stored.size_bytes;
+    if options.check {
+        stored.check_all()?;
+    }
     let failed = |action| move |source: io::Error| io_error(action, target, source, size_bytes);
     let folder = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(failed("create the folder of"))?;
@@ -182,7 +189,7 @@ fn write_out(
     let partial = storage::UnnamedFile::new_in(folder).map_err(failed("create"))?;
     let file = partial.file();
     let mut written = None;
-    match content {
+    match &stored.content {
         Content::Inline(bytes) => file.write_all_at(bytes, 0).map_err(failed("write"))?,
         Content::View(view) => {
             let (mut costliest, mut shared_bytes) = (CopyMethod::Reflink, 0);
@@ -208,7 +215,7 @@ fn write_out(
     }
     // What a plain `cp` would give.
     file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed("write"))?;
-    partial.name(target, force).map_err(|error| match error.kind() {
+    partial.name(target, options.force).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::TargetExists { path: target.to_owned() },
         _ => io_error("write", target, error, size_bytes),
     })?;

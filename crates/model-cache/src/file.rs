@@ -1,15 +1,17 @@
 //! A file handed to a loader: [`ModelFile`], one contiguous read-only slice; [`ModelReader`] for those who want `Read + Seek`.
 
 use crate::{
+    error::{Error, Result},
     name::{CommitId, FilePath, RepoId},
     placement::Placement,
-    record::CHUNK_BYTES,
+    record::{BLOCK_BYTES, CHUNK_BYTES},
     store::{Content, StoredFile},
 };
 use std::{
+    collections::HashSet,
     io::{self, Read, Seek, SeekFrom},
-    ops::Deref,
-    sync::Arc,
+    ops::{Deref, Range},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// A file of the store, open: derefs to all its bytes, in one slice.
@@ -37,11 +39,13 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct ModelFile {
     file: Arc<StoredFile>,
+    /// Blocks whose CRC32C was found to hold.
+    checked: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl ModelFile {
     pub(crate) fn new(file: StoredFile) -> Self {
-        Self { file: Arc::new(file) }
+        Self { file: Arc::new(file), checked: Arc::default() }
     }
 
     /// The repo it was opened from.
@@ -76,7 +80,38 @@ impl ModelFile {
 
     /// A reader over the content, with a position of its own; it keeps the lease too.
     pub fn reader(&self) -> ModelReader {
-        ModelReader { file: self.clone(), position: 0 }
+        ModelReader { file: self.clone(), position: 0, check: false }
+    }
+
+    /// As [`reader`](Self::reader), but each block is held against the CRC32C it was sealed with when it is first read: a damaged one is
+    /// an error of kind `InvalidData` that names it, and none of its bytes are given.
+    pub fn checked_reader(&self) -> ModelReader {
+        ModelReader { check: true, ..self.reader() }
+    }
+
+    /// The bytes of `range`, once every block it touches was held against the CRC32C it was sealed with. A block is checked once for all
+    /// clones of this file, as it is in memory then.
+    ///
+    /// Cost: one read of the blocks not checked before, 0.1 CPU-seconds a GiB where they are in memory.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], which names the block; [`Error::InvalidRange`]; those of the disk, where touching the slice would be SIGBUS.
+    pub fn checked(&self, range: Range<u64>) -> Result<&[u8]> {
+        let (start, end, size_bytes) = (range.start, range.end, self.file.size_bytes);
+        if start > end || end > size_bytes {
+            return Err(Error::InvalidRange { path: self.path().to_string(), start, end, size_bytes });
+        }
+        match &self.file.content {
+            // Checked when it was opened.
+            Content::Inline(_) => {}
+            Content::View(_) if range.is_empty() => {}
+            Content::View(view) => {
+                // Entries are single inserts, so the set is whole even if a holder panicked.
+                let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+                view.check_blocks(&format!("{} {}", self.repo(), self.path()), range, &mut checked)?;
+            }
+        }
+        Ok(&self[start as usize..end as usize])
     }
 
     /// Where the content lies in the store's data file, for programs that map it by themselves; `None` for files of at most
@@ -119,11 +154,12 @@ impl AsRef<[u8]> for ModelFile {
     }
 }
 
-/// Reads a [`ModelFile`] as a stream. Never fails but for a seek before the start.
+/// Reads a [`ModelFile`] as a stream. Never fails but for a seek before the start, and, where it checks what it reads, for damage.
 #[derive(Clone, Debug)]
 pub struct ModelReader {
     file: ModelFile,
     position: u64,
+    check: bool,
 }
 
 impl Read for ModelReader {
@@ -135,7 +171,13 @@ impl Read for ModelReader {
         let within = (self.position % CHUNK_BYTES) as usize;
         let Some(chunk) = self.file.chunk(index) else { return Ok(0) };
         let part = &chunk[within..];
-        let bytes = part.len().min(buffer.len());
+        let mut bytes = part.len().min(buffer.len());
+        if self.check && bytes > 0 {
+            // Within one block, so that a damaged one keeps nobody from those before it.
+            bytes = bytes.min((BLOCK_BYTES - self.position % BLOCK_BYTES) as usize);
+            let checked = self.file.checked(self.position..self.position + bytes as u64);
+            checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
         buffer[..bytes].copy_from_slice(&part[..bytes]);
         self.position += bytes as u64;
         Ok(bytes)

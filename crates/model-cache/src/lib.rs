@@ -28,6 +28,7 @@ mod pull;
 mod quant;
 mod readable;
 mod record;
+mod repair;
 mod store;
 pub mod units;
 
@@ -52,5 +53,6 @@ pub use progress::{Event, EventKind, EventSink, ProgressCallback};
 pub use pull::{Pull, PullReport};
 pub use readable::{ReadableFile, ReadableRepo};
 pub use record::{BLOCK_BYTES, CHUNK_BYTES, INLINE_BYTES};
+pub use repair::{DamagedFile, MendedRecord, Repair, RepairOutcome, RepairReport};
 pub use storage::CopyMethod;
-pub use store::{LeftOut, Removed};
+pub use store::{BadRecord, LeftOut, Removed};

@@ -35,6 +35,8 @@ pub struct RepoSummary {
     pub last_used: Option<SystemTime>,
     /// Processes that read a file of it now, as far as this one may look.
     pub readers: Vec<u32>,
+    /// Names whose record is damaged: they can't be read until they are repaired, and are counted nowhere else.
+    pub damaged_files: u64,
 }
 
 /// The files of one repo at one commit.
@@ -107,6 +109,8 @@ pub struct Stats {
     pub doomed_bytes: u64,
     /// Disk space of the whole store, as `du` counts it.
     pub disk_bytes: u64,
+    /// Names and blobs whose record is damaged, which count nowhere else. [`ModelCache::repair`] mends them.
+    pub damaged_records: u64,
 }
 
 /// What the records say of one repo's files.
@@ -117,6 +121,7 @@ struct Here {
     filling_files: u64,
     landed_bytes: u64,
     last_used_unix_ms: Option<i64>,
+    damaged_files: u64,
     /// Blobs somebody has a lease on.
     leased: Vec<u64>,
 }
@@ -133,7 +138,7 @@ impl ModelCache {
         let (last_used, leased) = (store.last_used_unix_ms()?, store.leased()?);
         let mut repos: BTreeMap<PinnedRepo, Here> = BTreeMap::new();
         let mut reading: Option<(PinnedRepo, Here)> = None;
-        store.each_name("meta:", |repo, path, metadata| {
+        let damaged = store.each_name("meta:", |repo, path, metadata| {
             // Names of one repo follow one another.
             if reading.as_ref().is_none_or(|(last, _)| *last != repo) {
                 repos.extend(reading.replace((repo, Here::default())));
@@ -146,6 +151,9 @@ impl ModelCache {
             }
         })?;
         repos.extend(reading);
+        for (repo, _) in damaged.iter().filter_map(damaged_name) {
+            repos.entry(repo).or_default().damaged_files += 1;
+        }
         for Unfinished { repo, landed_bytes, .. } in store.fills()? {
             let here = repos.entry(repo).or_default();
             here.filling_files += 1;
@@ -157,7 +165,15 @@ impl ModelCache {
     fn summary(&self, repo: PinnedRepo, here: Here) -> Result<RepoSummary> {
         let store = self.store();
         let mut quants = Vec::new();
-        if let Some(entry) = store.get_manifest(&repo)? {
+        // A damaged one offers nothing; it keeps nobody from the files.
+        let manifest = match store.get_manifest(&repo) {
+            Err(error) if error.is_corruption() => {
+                tracing::warn!("{}; model-cache repair {} mends it", error.chain(), repo.repo);
+                None
+            }
+            manifest => manifest?,
+        };
+        if let Some(entry) = manifest {
             let paths: HashSet<&str> = here.paths.iter().map(FilePath::as_str).collect();
             let complete = |quant: &&QuantEntry| entry.files_of(quant).iter().all(|path| paths.contains(path.as_str()));
             quants.extend(entry.quants.iter().filter(complete).map(|quant| quant.key.clone()));
@@ -175,6 +191,7 @@ impl ModelCache {
             size_bytes: here.size_bytes,
             last_used: here.last_used_unix_ms.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)),
             readers,
+            damaged_files: here.damaged_files,
         })
     }
 
@@ -239,8 +256,8 @@ impl ModelCache {
     /// Those of the store.
     pub fn stats(&self) -> Result<Stats> {
         let mut stats = Stats::default();
-        self.store().each_name("meta:", |_, _, _| stats.files += 1)?;
-        self.store().each_blob("", |_, blob| match blob.state {
+        let damaged_names = self.store().each_name("meta:", |_, _, _| stats.files += 1)?;
+        let damaged_blobs = self.store().each_blob("", |_, blob| match blob.state {
             BlobState::Sealed if key::is_derived_home(&blob.home) => stats.derived_bytes += blob.size_bytes,
             BlobState::Sealed => {
                 stats.chunks += u64::from(chunks(blob.size_bytes));
@@ -249,8 +266,17 @@ impl ModelCache {
             BlobState::Filling => stats.filling_bytes += blob.size_bytes,
             BlobState::Doomed | BlobState::Freeing => stats.doomed_bytes += blob.size_bytes,
         })?;
+        stats.damaged_records = (damaged_names.len() + damaged_blobs.len()) as u64;
         let folder = self.store().folder();
         stats.disk_bytes = storage::allocated_bytes(folder).attempted(|| format!("could not measure {}", folder.display()))?;
         Ok(stats)
+    }
+}
+
+/// The name a damaged record belongs to, if it is a name's.
+fn damaged_name(error: &storage::Error) -> Option<(PinnedRepo, FilePath)> {
+    match error {
+        storage::Error::BadRecord { key, .. } => key::parse_meta(key),
+        _ => None,
     }
 }

@@ -1,6 +1,10 @@
 //! Bytes on disk that are not what was written: found, named, never believed, never a crash. And stores that can't be opened.
 
 mod common;
+#[path = "damage/flips.rs"]
+mod flips;
+#[path = "damage/repair.rs"]
+mod repair;
 
 use common::*;
 use hub_fixture::Content;
@@ -11,6 +15,17 @@ use std::{
 };
 use storage::{StorageRegistry, Table};
 use tabagent_model_cache::*;
+
+#[test]
+fn child() {
+    obey_or(|words| match words {
+        ["flips", store, seed, from, to] => {
+            flips::flip(Path::new(store), seed.parse().unwrap(), from.parse().unwrap(), to.parse().unwrap())
+        }
+        ["repair", store, endpoint] => repair::repair(Path::new(store), endpoint),
+        _ => panic!("no such order: {words:?}"),
+    });
+}
 
 const SIZE: u64 = 112 * MIB;
 const TABLES: [&str; 7] = ["chunks", "metadata", "blobs", "manifests", "refs", "access", "store"];
@@ -108,7 +123,7 @@ fn a_flipped_byte_in_a_chunks_header_makes_its_file_damaged_and_no_other() {
             );
             assert!(error.is_corruption());
             assert_eq!(cache.get_file("org/local", "small").unwrap().unwrap()[..], bytes(2, 3000));
-            assert_eq!(bad(&cache), [("org/local".to_owned(), "large".to_owned(), 0, 0)]);
+            assert_eq!(bad(&cache), [("org/local".to_owned(), "large".to_owned(), chunk as u32, 0)]);
             let to = dir.path().join("out");
             let exported = cache.export("org/local", &["large".to_owned()], &to, &ExportOptions::default());
             assert!(matches!(exported, Err(Error::Damaged { .. })));
@@ -145,7 +160,8 @@ fn a_data_file_that_was_cut_short_or_is_gone_is_an_error_and_no_crash() {
         };
         assert!(cache.get_file("org/local", "large").is_err());
         assert_eq!(cache.get_file("org/local", "small").unwrap().unwrap()[..], bytes(2, 3000));
-        assert_eq!(bad(&cache), [("org/local".to_owned(), "large".to_owned(), 0, 0)]);
+        let chunks = if cut { 0..1 } else { 0..2 };
+        assert_eq!(bad(&cache), chunks.map(|chunk| ("org/local".to_owned(), "large".to_owned(), chunk, 0)).collect::<Vec<_>>());
         cache.delete_model("org/local").unwrap();
     }
 }

@@ -198,6 +198,15 @@ impl Extents {
         self.begin_write("free extents", FREE_HEADROOM_BYTES)
     }
 
+    /// libmdbx's own check of the environment: every page accounted for, trees sound. Keeps writers out meanwhile; the caller has no
+    /// transaction open.
+    ///
+    /// # Errors
+    /// [`Error::BadEnvironment`] with what was found.
+    pub fn check_structure(&self) -> Result<()> {
+        self.db.check_structure()
+    }
+
     /// Makes every reservation and deletion committed so far durable.
     ///
     /// Cost: writes back the whole file's dirty data, fills in progress included. It does not make in-place data durable when no

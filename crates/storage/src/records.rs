@@ -43,6 +43,15 @@ impl Records {
         self.db.create_tables(tables)
     }
 
+    /// libmdbx's own check of the environment: every page accounted for, trees sound. Keeps writers out meanwhile; the caller has no
+    /// transaction open.
+    ///
+    /// # Errors
+    /// [`Error::BadEnvironment`] with what was found.
+    pub fn check_structure(&self) -> Result<()> {
+        self.db.check_structure()
+    }
+
     /// The environment's folder.
     pub fn folder(&self) -> &Path {
         self.db.folder()
@@ -129,6 +138,24 @@ macro_rules! reading {
                     each(&key, decode(table, &key, &value))?;
                 }
                 Ok(())
+            }
+
+            /// As [`scan`](Self::scan), but passes over records that can't be read, and gives what is wrong with each.
+            pub fn scan_sound<R: Record>(
+                &self,
+                table: &Table<R>,
+                prefix: &str,
+                mut each: impl FnMut(&str, R),
+            ) -> Result<Vec<Error>> {
+                let mut damaged = Vec::new();
+                self.scan_all(table, prefix, |key, record| {
+                    match record {
+                        Ok(record) => each(key, record),
+                        Err(error) => damaged.push(error),
+                    }
+                    Ok::<_, Error>(())
+                })?;
+                Ok(damaged)
             }
 
             /// Every key that begins with `prefix`, with its plain bytes, in key order.

@@ -233,8 +233,10 @@ class VerifyReport(Record):
     blocks: int
     #: Bytes read.
     size_bytes: int
-    #: What is damaged; empty if nothing is.
+    #: Blocks that are damaged; empty if none is.
     bad: list[BadBlock]
+    #: Records and keys that are damaged, and how; looked for where the whole store is verified.
+    bad_records: list[str]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -8,10 +8,7 @@ use crate::{
     render::{self, Cell, Fit, Side, Style, Table, column},
 };
 use serde_json::json;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::{collections::BTreeSet, time::Instant};
 use tabagent_model_cache::{VerifyOptions, VerifyReport};
 
 pub(super) async fn verify(
@@ -44,6 +41,8 @@ pub(super) async fn verify(
                 |bad| json!({ "repo": bad.repo, "path": bad.path, "chunk": bad.chunk, "block": bad.block, "reason": bad.reason }),
             )
             .collect();
+        let bad_records: Vec<_> =
+            report.bad_records.iter().map(|bad| json!({ "what": bad.what, "reason": bad.reason })).collect();
         let elapsed_ms = started.elapsed().as_millis() as u64;
         output::json(&json!({
             "files": report.files,
@@ -51,11 +50,12 @@ pub(super) async fn verify(
             "size_bytes": report.bytes,
             "elapsed_ms": elapsed_ms,
             "bad": bad,
+            "bad_records": bad_records,
         }))?;
     } else if there {
         tell(cx, &report, started, digest)?;
     }
-    Ok(if report.bad.is_empty() { Code::Done } else { Code::Integrity })
+    Ok(if report.is_sound() { Code::Done } else { Code::Integrity })
 }
 
 fn tell(cx: &Context, report: &VerifyReport, started: Instant, digest: bool) -> Result<(), Failure> {
@@ -66,7 +66,7 @@ fn tell(cx: &Context, report: &VerifyReport, started: Instant, digest: bool) -> 
         render::size(report.bytes),
         render::took(started.elapsed())
     );
-    if report.bad.is_empty() {
+    if report.is_sound() {
         let checked = if digest { "every block and digest is as it was sealed" } else { "every block is as it was sealed" };
         cx.say(&format!("Verified {amount}: {checked}"));
         return Ok(());
@@ -87,68 +87,27 @@ fn tell(cx: &Context, report: &VerifyReport, started: Instant, digest: bool) -> 
             Cell::styled(&bad.reason, Style::Bad),
         ]);
     }
-    output::text(&table.render(output::stdout_width(), cx.paint()))?;
-    cx.say(&format!("Verified {amount}: {} damaged", render::count(report.bad.len() as u64, "block")));
-    mending(&report.bad.iter().map(|bad| (bad.repo.as_str(), bad.path.as_str())).collect())
-        .iter()
-        .for_each(|hint| cx.suggest(hint));
-    Ok(())
-}
-
-/// How to replace damaged files. Content goes when its last name does: every name first, then all of them anew.
-fn mending(names: &BTreeSet<(&str, &str)>) -> Vec<String> {
-    let mut hints = Vec::new();
-    let mut pulls: BTreeMap<&str, String> = BTreeMap::new();
-    let mut imports: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (repo, path) in names {
-        let word = render::shell(&render::clean(path));
-        // Only what was imported has no commit.
-        if repo.contains('@') {
-            hints.push(format!("model-cache rm {repo} {word}"));
-            let pull = pulls.entry(repo).or_insert_with(|| format!("model-cache pull {repo}"));
-            *pull += &format!(" --file {word}");
-        } else {
-            hints.push(format!("model-cache rm {repo} {word} --yes"));
-            imports.entry(repo).or_default().push(word);
+    if !report.bad.is_empty() {
+        output::text(&table.render(output::stdout_width(), cx.paint()))?;
+    }
+    if !report.bad_records.is_empty() {
+        let mut table =
+            Table::new([column("RECORD", Side::Left, Fit::CutMiddle(24)), column("DAMAGE", Side::Left, Fit::CutEnd(16))]);
+        for bad in &report.bad_records {
+            table.row([render::clean(&bad.what).as_str().into(), Cell::styled(&bad.reason, Style::Bad)]);
         }
+        output::text(&table.render(output::stdout_width(), cx.paint()))?;
     }
-    hints.extend(pulls.into_values());
-    hints.extend(imports.into_iter().map(|(repo, paths)| {
-        let it = if paths.len() == 1 { "it" } else { "them" };
-        format!("{} of {repo} can't be pulled: import {it} again", paths.join(", "))
-    }));
-    // A pair is best pasted at once.
-    match &hints[..] {
-        [rm, pull] if pull.starts_with("model-cache ") => vec![format!("{rm} && {pull}")],
-        _ => hints,
+    let damaged = [(report.bad.len(), "block"), (report.bad_records.len(), "record")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| render::count(count as u64, what))
+        .collect::<Vec<_>>();
+    cx.say(&format!("Verified {amount}: {} damaged", damaged.join(" and ")));
+    let repos: BTreeSet<&str> = report.bad.iter().map(|bad| bad.repo.as_str()).collect();
+    match repos.into_iter().collect::<Vec<_>>()[..] {
+        [repo] if report.bad_records.is_empty() => cx.suggest(&format!("model-cache repair {repo}")),
+        _ => cx.suggest("model-cache repair"),
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_damaged_file_is_replaced_by_one_line() {
-        let hints = mending(&BTreeSet::from([("a/b@c0ffee", "it's.gguf")]));
-        assert_eq!(hints, [r"model-cache rm a/b@c0ffee 'it'\''s.gguf' && model-cache pull a/b@c0ffee --file 'it'\''s.gguf'"]);
-    }
-
-    #[test]
-    fn all_names_go_before_any_is_pulled_and_an_import_is_not_pulled() {
-        let names = [("a/b@1", "x"), ("a/b@1", "y"), ("a/c@2", "x"), ("me/m", "x"), ("me/m", "z")];
-        assert_eq!(
-            mending(&BTreeSet::from(names)),
-            [
-                "model-cache rm a/b@1 x",
-                "model-cache rm a/b@1 y",
-                "model-cache rm a/c@2 x",
-                "model-cache rm me/m x --yes",
-                "model-cache rm me/m z --yes",
-                "model-cache pull a/b@1 --file x --file y",
-                "model-cache pull a/c@2 --file x",
-                "x, z of me/m can't be pulled: import them again",
-            ]
-        );
-    }
+    Ok(())
 }

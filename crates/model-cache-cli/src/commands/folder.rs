@@ -37,11 +37,19 @@ fn how(method: CopyMethod) -> &'static str {
     }
 }
 
-pub(super) async fn export(cx: &Context, repo: String, globs: Vec<String>, to: PathBuf, force: bool) -> Result<Code, Failure> {
+pub(super) async fn export(
+    cx: &Context,
+    repo: String,
+    globs: Vec<String>,
+    to: PathBuf,
+    force: bool,
+    check: bool,
+) -> Result<Code, Failure> {
     let cache = cx.open_there().await?;
     let name = repo.clone();
     let mut progress = Progress::begin(cx.global.progress);
-    let options = ExportOptions { force, progress: Some(progress.callback("exporting")), cancel: Some(cx.interrupt.token()) };
+    let (told, cancel) = (Some(progress.callback("exporting")), Some(cx.interrupt.token()));
+    let options = ExportOptions { force, check, progress: told, cancel };
     let folder = to.clone();
     let result = cx.blocking(move || cache.export(&repo, &globs, &folder, &options)).await;
     progress.end();

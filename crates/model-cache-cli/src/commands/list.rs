@@ -66,6 +66,7 @@ fn repo_document(repo: &RepoSummary) -> Value {
         "landed_bytes": repo.landed_bytes,
         "last_used_unix_seconds": repo.last_used.map(seconds),
         "readers": repo.readers,
+        "damaged_files": repo.damaged_files,
     })
 }
 
@@ -197,6 +198,7 @@ pub(super) async fn df(cx: &Context) -> Result<Code, Failure> {
             "filling_bytes": stats.filling_bytes,
             "doomed_bytes": stats.doomed_bytes,
             "disk_bytes": stats.disk_bytes,
+            "damaged_records": stats.damaged_records,
             "store": cx.store()?.to_string_lossy(),
         }))?;
     } else if there {

@@ -9,6 +9,7 @@ mod mount;
 mod offer;
 mod pull;
 mod remove;
+mod repair;
 mod warm;
 
 use crate::{
@@ -28,8 +29,8 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Ls { repo: None } => list::repos(cx).await,
         Command::Ls { repo: Some(repo) } => list::files(cx, repo).await,
         Command::Df => list::df(cx).await,
-        Command::Cat { repo, path, range } => bytes::cat(cx, repo, path, range).await,
-        Command::Export { repo, glob, to, force } => folder::export(cx, repo, glob, to, force).await,
+        Command::Cat { repo, path, range, check } => bytes::cat(cx, repo, path, range, check).await,
+        Command::Export { repo, glob, to, force, check } => folder::export(cx, repo, glob, to, force, check).await,
         Command::Mount { dir, repo, allow_other } => mount::mount(cx, dir, repo, allow_other).await,
         Command::Import { repo, path } => folder::import(cx, repo, path).await,
         Command::Warm { repo, file, quant } => warm::warm(cx, repo, quant, file).await,
@@ -37,6 +38,7 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Backup { dir, keep, recheck } => backup::backup(cx, dir, keep, recheck).await,
         Command::Restore { dir, snapshot, check: true, .. } => backup::check(cx, dir, snapshot).await,
         Command::Restore { dir, to, replace, snapshot, check: false } => backup::restore(cx, dir, to, replace, snapshot).await,
+        Command::Repair { repo, dry_run } => repair::repair(cx, repo, dry_run).await,
         Command::Rm { repo, glob, quant, yes } => remove::rm(cx, repo, glob, quant, yes).await,
         Command::Gc => remove::gc(cx).await,
     }

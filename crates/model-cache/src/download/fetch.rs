@@ -340,7 +340,7 @@ impl Drop for Taken<'_, '_> {
 }
 
 impl Lane<'_> {
-    pub(super) async fn resolve(&self, file: &TreeFile) -> Result<Location> {
+    pub(crate) async fn resolve(&self, file: &TreeFile) -> Result<Location> {
         let path = file.path.as_str();
         let observer = |notice: crate::hub::RetryNotice<'_>| {
             self.reporter.retry(Some(path), notice.attempt, notice.reason, notice.wait);

@@ -10,6 +10,7 @@ mod gate;
 mod plan;
 mod write;
 
+pub(crate) use fetch::{fetch_file, fetch_small};
 pub(crate) use gate::Connections;
 pub(crate) use write::{BUFFER_BYTES, Buffers};
 

@@ -1,6 +1,6 @@
 //! How content comes in: [`Store::acquire`] finds or begins a blob, [`Fill`] writes into it, and a seal makes it visible.
 
-use super::{ANY_FILL_LEASE, Store, free::Fate, link, writing};
+use super::{ACTIVITY_LEASES, ANY_FILL_LEASE, Store, free::Fate, link, writing};
 use crate::{
     digest::{Digest, Hasher},
     error::{Attempted, Error, Result},
@@ -58,14 +58,29 @@ pub(crate) enum Acquired {
 impl Store {
     /// The id of blob rows to come; never given twice.
     fn next_blob_id(&self, txn: &storage::WriteTxn<'_>) -> Result<u64> {
+        let damaged = |reason| Error::Damaged { what: "the store's counter of blobs".to_owned(), reason };
         let stored = txn.get_bytes(&STORE, "next_blob_id").attempted(writing)?;
         let id = match stored {
             None => 1,
-            Some(bytes) => <[u8; 8]>::try_from(bytes.as_slice()).map(u64::from_le_bytes).map_err(|_| Error::Damaged {
-                what: "the store's counter of blobs".to_owned(),
-                reason: format!("it has {} bytes, not 8", bytes.len()),
-            })?,
+            Some(bytes) => <[u8; 8]>::try_from(bytes.as_slice())
+                .map(u64::from_le_bytes)
+                .map_err(|_| damaged(format!("it has {} bytes, not 8", bytes.len())))?,
         };
+        // The counter has no checksum, and a number given twice would have one blob's extents freed with another's.
+        let mut given = self.given_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let least = match *given {
+            // A transaction that was dropped gives its number to the next.
+            Some(given) => given,
+            None => {
+                let mut least = 1;
+                txn.scan_sound(&BLOBS, "", |_, blob| least = least.max(blob.id + 1)).attempted(writing)?;
+                least
+            }
+        };
+        if id < least || id >= ACTIVITY_LEASES {
+            return Err(damaged(format!("it says {id}, and numbers below {least} are taken")));
+        }
+        *given = Some(id);
         txn.put_bytes(&STORE, "next_blob_id", &(id + 1).to_le_bytes()).attempted(writing)?;
         Ok(id)
     }
@@ -695,8 +710,37 @@ impl Fill {
         Ok(BlobRecord { state: BlobState::Sealed, pages, block_crcs, ..self.blob.clone() })
     }
 
+    /// Makes the content durable, for a repair's seal; the row as it will be then.
+    pub(super) fn make_sealed_row(&self, name: &str) -> Result<BlobRecord> {
+        self.make_durable().attempted(|| format!("could not make {name} durable"))?;
+        self.sealed_row(name)
+    }
+
+    /// Whether each block has the CRC32C it is known to have.
+    pub(super) fn check_crcs(&self, name: &str, expected: &[Option<u32>]) -> Result<()> {
+        for (block, (landed, expected)) in self.lock().iter().zip(expected).enumerate() {
+            if let (Some(landed), Some(expected)) = (landed, expected)
+                && landed != expected
+            {
+                let reason = format!("block {block} was fetched with CRC32C {landed:08x}, {expected:08x} was sealed");
+                return Err(Error::Damaged { what: name.to_owned(), reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of all of it, read back.
+    pub(crate) fn digest(&self, mut hasher: Hasher) -> Result<Digest> {
+        self.hash(&mut hasher, 0..self.size_bytes(), &mut vec![0; READ_BYTES])?;
+        Ok(hasher.finish())
+    }
+
+    pub(super) fn blob_key(&self) -> &str {
+        &self.blob_key
+    }
+
     /// The error for a row that is not this fill's any more.
-    fn check_row(&self, txn: &storage::WriteTxn<'_>, name: &str) -> Result<()> {
+    pub(super) fn check_row(&self, txn: &storage::WriteTxn<'_>, name: &str) -> Result<()> {
         match txn.get(&BLOBS, &self.blob_key).attempted(writing)? {
             Some(row) if row.id == self.blob.id && row.state == BlobState::Filling => Ok(()),
             _ => Err(Error::Damaged { what: name.to_owned(), reason: "its row changed under its lease".to_owned() }),
@@ -715,7 +759,7 @@ impl Fill {
     }
 
     /// Gives the leases back after a seal: readers want one now.
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         // Every write was awaited before the seal, so none is in flight that the lease would have to outlive.
         drop(self.leases.lock().unwrap_or_else(PoisonError::into_inner).take());
     }

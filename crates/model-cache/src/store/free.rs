@@ -80,12 +80,13 @@ impl Store {
                 {
                     continue;
                 }
+                let size_bytes = metadata.map_or(0, |metadata| metadata.size_bytes);
                 removed.files += 1;
-                removed.bytes += metadata.size_bytes;
+                removed.bytes += size_bytes;
                 match self.unlink(&txn, &meta_key)? {
                     Unlinked::Doomed(blobs) => doomed.extend(blobs),
-                    Unlinked::Freed => removed.freed_bytes += metadata.size_bytes,
-                    Unlinked::Shared => removed.shared_bytes += metadata.size_bytes,
+                    Unlinked::Freed => removed.freed_bytes += size_bytes,
+                    Unlinked::Shared => removed.shared_bytes += size_bytes,
                 }
             }
             if matches!(selection, Selection::All) {
@@ -184,7 +185,7 @@ impl Store {
     }
 
     /// Frees what a new name took the place of. The name stands whatever comes of it: the next open tries again.
-    pub(super) fn free_replaced(&self) {
+    pub(crate) fn free_replaced(&self) {
         if let Err(error) = self.free_doomed() {
             tracing::warn!(%error, "content without a name was not freed yet");
         }
@@ -196,9 +197,10 @@ impl Store {
     /// seals next does. What fails is left to the next open.
     pub(super) fn free_if_doomed(&self, blob_key: &str, id: u64) {
         // Its marker came with the transaction that doomed it, and is quicker to find than its row is to read.
-        let freed = self.is_doomed(id).and_then(|doomed| match doomed {
-            true => self.free_blob(blob_key, id).map(drop),
-            false => Ok(()),
+        let freed = self.doomed_at(id).and_then(|doomed| match doomed {
+            // A repair gave its key to another.
+            Some(blob_key) => self.free_blob(&blob_key, id).map(drop),
+            None => Ok(()),
         });
         if let Err(error) = freed {
             tracing::debug!(%error, blob = %blob_key, "a blob nobody reads any more was not freed yet");
@@ -207,11 +209,16 @@ impl Store {
 
     /// Takes one name away from its content.
     pub(super) fn unlink(&self, txn: &WriteTxn<'_>, meta_key: &str) -> Result<Unlinked> {
-        let metadata = txn.get(&METADATA, meta_key).attempted(writing)?;
+        let found = match txn.get(&METADATA, meta_key) {
+            // Where its record can't be read, the row that counts this name among its own knows.
+            Err(storage::Error::BadRecord { .. }) => blob_of_name(txn, meta_key)?,
+            metadata => match metadata.attempted(writing)? {
+                Some(metadata) => blob_of(txn, meta_key, &metadata)?,
+                None => None,
+            },
+        };
         txn.delete(&METADATA, meta_key).attempted(writing)?;
-        let Some(metadata) = metadata else { return Ok(Unlinked::Shared) };
-        let blob_key = format!("blob:{}", metadata.digest);
-        let Some(mut blob) = txn.get(&BLOBS, &blob_key).attempted(writing)? else { return Ok(Unlinked::Shared) };
+        let Some((blob_key, mut blob)) = found else { return Ok(Unlinked::Shared) };
         blob.names.retain(|name| name != meta_key);
         if !blob.names.is_empty() {
             txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
@@ -374,9 +381,14 @@ impl Store {
         // seen here whose row is not there has none.
         let mut pages = HashSet::new();
         let mut owners: HashMap<String, HashSet<u64>> = HashMap::new();
-        for (_, blob) in self.all_blobs()? {
+        let damaged = self.each_blob("", |_, blob| {
             pages.extend(blob.pages);
             owners.entry(blob.home).or_default().insert(blob.id);
+        })?;
+        if !damaged.is_empty() {
+            // Any extent may be that row's.
+            tracing::warn!(damaged_rows = damaged.len(), "chunks that belong to no file are not freed while a row can't be read");
+            return Ok(0);
         }
         let mut freed_bytes = 0;
         for chunk_key in txn.keys().attempted(freeing)? {
@@ -415,10 +427,11 @@ impl Store {
         Ok(())
     }
 
-    /// Whether blob `id` waits to be freed, as its marker says.
-    fn is_doomed(&self, id: u64) -> Result<bool> {
+    /// The key of blob `id` if it waits to be freed, as its marker says.
+    fn doomed_at(&self, id: u64) -> Result<Option<String>> {
         let marker = self.begin_read()?.get_bytes(&STORE, &key::doomed(id));
-        Ok(marker.attempted(|| format!("could not look whether blob {id} is to be freed"))?.is_some())
+        let marker = marker.attempted(|| format!("could not look whether blob {id} is to be freed"))?;
+        Ok(marker.and_then(|blob_key| String::from_utf8(blob_key).ok()))
     }
 
     /// Blobs that wait to be freed: key and id.
@@ -462,22 +475,61 @@ pub(super) fn doom(txn: &WriteTxn<'_>, blob_key: String, mut blob: BlobRecord) -
     Ok(Doomed { blob_key, id: blob.id, size_bytes: blob.size_bytes })
 }
 
-/// What was derived of the blob at `source_key`: keys and rows.
-fn derived_of(txn: &WriteTxn<'_>, source_key: &str) -> Result<Vec<(String, BlobRecord)>> {
-    let mut found = Vec::new();
-    txn.scan(&BLOBS, &key::derived_prefix(source_key), |blob_key, blob| {
-        found.push((blob_key.to_owned(), blob));
-        Ok::<_, storage::Error>(())
+/// The blob a name leads to; `None` if there is no row of it, or one other names use that can't be read.
+///
+/// A damaged row whose last name this is becomes what the name knows of it: enough to free its extents by their headers.
+fn blob_of(txn: &WriteTxn<'_>, meta_key: &str, metadata: &FileMetadata) -> Result<Option<(String, BlobRecord)>> {
+    let blob_key = format!("blob:{}", metadata.digest);
+    match txn.get(&BLOBS, &blob_key) {
+        Err(storage::Error::BadRecord { .. }) => {
+            let mut others = false;
+            txn.scan_sound(&METADATA, "meta:", |other_key, other| {
+                others |= other_key != meta_key && other.digest == metadata.digest
+            })
+            .attempted(writing)?;
+            let home = meta_key.strip_prefix("meta:").unwrap_or(meta_key).to_owned();
+            let known = || BlobRecord {
+                id: metadata.blob_id,
+                home,
+                size_bytes: metadata.size_bytes,
+                state: BlobState::Sealed,
+                names: vec![meta_key.to_owned()],
+                pages: Vec::new(),
+                block_crcs: Vec::new(),
+                created_unix_ms: metadata.created_unix_ms,
+            };
+            Ok((!others).then(|| (blob_key, known())))
+        }
+        blob => Ok(blob.attempted(writing)?.map(|blob| (blob_key, blob))),
+    }
+}
+
+/// The blob that counts `meta_key` among its names.
+pub(super) fn blob_of_name(txn: &WriteTxn<'_>, meta_key: &str) -> Result<Option<(String, BlobRecord)>> {
+    let mut found = None;
+    txn.scan_sound(&BLOBS, "blob:", |blob_key, blob| {
+        if blob.names.iter().any(|name| name == meta_key) {
+            found = Some((blob_key.to_owned(), blob));
+        }
     })
     .attempted(writing)?;
     Ok(found)
 }
 
-fn names_in(txn: &WriteTxn<'_>, repo: &PinnedRepo) -> Result<Vec<(String, FilePath, FileMetadata)>> {
+/// What was derived of the blob at `source_key`: keys and rows.
+fn derived_of(txn: &WriteTxn<'_>, source_key: &str) -> Result<Vec<(String, BlobRecord)>> {
     let mut found = Vec::new();
-    txn.scan(&METADATA, &key::meta_prefix(repo), |meta_key, metadata| {
+    txn.scan_sound(&BLOBS, &key::derived_prefix(source_key), |blob_key, blob| found.push((blob_key.to_owned(), blob)))
+        .attempted(writing)?;
+    Ok(found)
+}
+
+/// The names of `repo`, those whose record can't be read too.
+fn names_in(txn: &WriteTxn<'_>, repo: &PinnedRepo) -> Result<Vec<(String, FilePath, Option<FileMetadata>)>> {
+    let mut found = Vec::new();
+    txn.scan_all(&METADATA, &key::meta_prefix(repo), |meta_key, metadata| {
         if let Some((_, path)) = key::parse_meta(meta_key) {
-            found.push((meta_key.to_owned(), path, metadata));
+            found.push((meta_key.to_owned(), path, metadata.ok()));
         }
         Ok::<_, storage::Error>(())
     })
@@ -488,9 +540,10 @@ fn names_in(txn: &WriteTxn<'_>, repo: &PinnedRepo) -> Result<Vec<(String, FilePa
 /// Deletes the refs of a repo, or, where a revision was named, those that lead to its commit.
 fn delete_refs(txn: &WriteTxn<'_>, spec: &RepoSpec, repos: &[PinnedRepo]) -> Result<()> {
     let mut gone = Vec::new();
-    txn.scan(&REFS, &key::reference_prefix(&spec.repo), |ref_key, record: RefRecord| {
+    txn.scan_all(&REFS, &key::reference_prefix(&spec.repo), |ref_key, record| {
         let leads_here = |commit: &str| repos.iter().any(|repo| repo.commit.as_ref().is_some_and(|own| own.as_str() == commit));
-        if spec.revision.is_none() || leads_here(&record.latest) || record.current.as_deref().is_some_and(leads_here) {
+        let leads_here = |record: RefRecord| leads_here(&record.latest) || record.current.as_deref().is_some_and(leads_here);
+        if spec.revision.is_none() || record.is_ok_and(leads_here) {
             gone.push(ref_key.to_owned());
         }
         Ok::<_, storage::Error>(())

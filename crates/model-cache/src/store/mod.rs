@@ -9,17 +9,20 @@
 //! The records are the truth. A file becomes visible only by the transaction that seals it. Lock order everywhere: the extents'
 //! write transaction, then the records'. All of this is synchronous; [`crate::download`] calls it from blocking threads.
 
+mod audit;
 mod derive;
 mod fill;
 mod follow;
 mod free;
 mod read;
 mod snapshot;
+mod repair;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod timing;
 
+pub use audit::BadRecord;
 pub(crate) use fill::{Acquired, Fill, Wanted, Working};
 pub(crate) use follow::{Followers, spawn};
 pub use free::Removed;
@@ -27,6 +30,7 @@ pub(crate) use free::Selection;
 pub(crate) use read::{Content, StoredFile, View};
 pub use snapshot::LeftOut;
 pub(crate) use snapshot::{Restored, Snapshot};
+pub(crate) use repair::{MendedRecords, Suspect, discard};
 
 use crate::{
     error::{Attempted, Error, Result},
@@ -37,7 +41,7 @@ use crate::{
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 use storage::{Alignment, Ballast, Extents, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn};
 
@@ -62,6 +66,12 @@ pub(crate) struct Store {
     ballast: Ballast,
     /// Blobs opened since the last time this was written down. Reading must not cost a durable transaction.
     touched: Mutex<HashMap<String, (u64, i64)>>,
+    /// Damaged records that were logged: each once.
+    told: Mutex<HashSet<String>>,
+    /// The number last given to a blob, once one was.
+    given_id: Mutex<Option<u64>>,
+    /// Set once the structures of the records' environment were found sound.
+    is_sound: OnceLock<()>,
 }
 
 /// A fill that was begun and is not sealed.
@@ -97,7 +107,17 @@ impl Store {
         let extents = registry.extents(&folder.join(CHUNKS_FOLDER), CHUNKS_TABLE, alignment).attempted(opening)?;
         ballast.take().attempted(opening)?;
         drop(room);
-        let store = Arc::new(Self { folder, records, extents, leases, ballast, touched: Mutex::default() });
+        let store = Arc::new(Self {
+            folder,
+            records,
+            extents,
+            leases,
+            ballast,
+            touched: Mutex::default(),
+            told: Mutex::default(),
+            given_id: Mutex::default(),
+            is_sound: OnceLock::new(),
+        });
         // What can't be freed now must not keep anybody from what is here.
         for freed in [store.free_doomed(), store.free_abandoned()] {
             if let Err(error) = freed {
@@ -124,7 +144,17 @@ impl Store {
         self.records.begin_read().attempted(|| "could not read the store's records".to_owned())
     }
 
+    /// Begins a write of the records. Before this process's first, libmdbx's structures are checked: written on, a damaged page destroys more.
+    /// Those of the extents' environment are not: that would touch each extent, seconds on a slow disk.
+    ///
+    /// Cost: once, a read of every page of the records.
     fn begin_write(&self) -> Result<WriteTxn<'_>> {
+        if self.is_sound.get().is_none() {
+            let refusing = || format!("the store {} is not written to", self.folder.display());
+            self.records.check_structure().attempted(refusing)?;
+            // Who was first found the same.
+            let _ = self.is_sound.set(());
+        }
         self.records.begin_write().attempted(writing)
     }
 
@@ -134,10 +164,11 @@ impl Store {
     fn commit(&self, txn: WriteTxn<'_>) -> Result<()> {
         let touched = std::mem::take(&mut *self.lock_touched());
         let written = touched.iter().try_for_each(|(blob_key, &(id, last_used_unix_ms))| {
-            // Freed since by another process, it must not leave a record behind.
-            match txn.get(&BLOBS, blob_key)? {
-                Some(blob) if blob.id == id => txn.put(&ACCESS, &key::access(id), &AccessRecord { last_used_unix_ms }),
-                _ => Ok(()),
+            // Freed since by another process, it must not leave a record behind; and a damaged row must keep nobody from writing.
+            match txn.get(&BLOBS, blob_key) {
+                Ok(Some(blob)) if blob.id == id => txn.put(&ACCESS, &key::access(id), &AccessRecord { last_used_unix_ms }),
+                Ok(_) | Err(storage::Error::BadRecord { .. }) => Ok(()),
+                Err(error) => Err(error),
             }
         });
         let committed = written.and_then(|()| txn.commit()).attempted(writing);
@@ -192,7 +223,7 @@ impl Store {
     // -- refs and manifests --------------------------------------------------------------------------------------
 
     /// Writes down which commit the Hub says `revision` is, and what that commit offers. Local reads stay where they are.
-    pub(crate) fn put_listing(&self, repo: &PinnedRepo, revision: &Revision, manifest: Option<&ManifestEntry>) -> Result<()> {
+    pub(crate) fn put_listing(&self, repo: &PinnedRepo, revision: &Revision, manifest: &ManifestEntry) -> Result<()> {
         let Some(commit) = &repo.commit else { return Ok(()) };
         let txn = self.begin_write()?;
         let key = key::reference(&repo.repo, revision);
@@ -203,8 +234,10 @@ impl Store {
             current: old.and_then(|record| record.current),
         };
         txn.put(&REFS, &key, &record).attempted(writing)?;
-        if let Some(manifest) = manifest {
-            txn.put(&MANIFESTS, &key::manifest(repo), manifest).attempted(writing)?;
+        // A commit's never changes. It may have been removed since it was looked for, and a ref leads to one that is here.
+        let manifest_key = key::manifest(repo);
+        if txn.get(&MANIFESTS, &manifest_key).attempted(writing)?.is_none() {
+            txn.put(&MANIFESTS, &manifest_key, manifest).attempted(writing)?;
         }
         self.commit(txn)
     }
@@ -303,8 +336,9 @@ impl Store {
         }
         let mut found: Vec<PinnedRepo> = Vec::new();
         let txn = self.begin_read()?;
+        // By their keys alone: what is damaged has to be found too, to be removed or repaired.
         for prefix in [format!("meta:{}@", spec.repo), format!("meta:{}:", spec.repo)] {
-            txn.scan(&METADATA, &prefix, |key, _| {
+            txn.scan_all(&METADATA, &prefix, |key, _| {
                 if let Some((repo, _)) = key::parse_meta(key)
                     && found.last() != Some(&repo)
                 {
@@ -320,7 +354,7 @@ impl Store {
             }
         }
         // Commits of which only a listing is here.
-        txn.scan(&MANIFESTS, &key::manifest_prefix(&spec.repo), |key, _: ManifestEntry| {
+        txn.scan_all(&MANIFESTS, &key::manifest_prefix(&spec.repo), |key, _| {
             let commit = key.rsplit_once('@').and_then(|(_, commit)| commit.parse().ok());
             if let Some(commit) = commit {
                 let repo = PinnedRepo::new(spec.repo.clone(), commit);
@@ -358,16 +392,29 @@ impl Store {
         Ok(found)
     }
 
-    /// Calls `each` with every name whose key begins with `prefix`, in key order: those of one repo follow one another.
-    pub(crate) fn each_name(&self, prefix: &str, mut each: impl FnMut(PinnedRepo, FilePath, FileMetadata)) -> Result<()> {
-        self.begin_read()?
-            .scan(&METADATA, prefix, |key, metadata| {
-                if let Some((repo, path)) = key::parse_meta(key) {
-                    each(repo, path, metadata);
-                }
-                Ok::<_, storage::Error>(())
-            })
-            .attempted(|| "could not list the files of the store".to_owned())
+    /// Calls `each` with every name whose key begins with `prefix`, in key order: those of one repo follow one another. Gives what is
+    /// wrong with those whose record is damaged.
+    pub(crate) fn each_name(
+        &self,
+        prefix: &str,
+        mut each: impl FnMut(PinnedRepo, FilePath, FileMetadata),
+    ) -> Result<Vec<storage::Error>> {
+        let damaged = self.begin_read()?.scan_sound(&METADATA, prefix, |key, metadata| {
+            if let Some((repo, path)) = key::parse_meta(key) {
+                each(repo, path, metadata);
+            }
+        });
+        Ok(self.told(damaged.attempted(|| "could not list the files of the store".to_owned())?))
+    }
+
+    /// Logs each damaged record once. One must not keep anybody from the others, nor go unnoticed.
+    fn told(&self, damaged: Vec<storage::Error>) -> Vec<storage::Error> {
+        for error in &damaged {
+            if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(error.to_string()) {
+                tracing::warn!("{error}; it was passed over: model-cache repair mends it");
+            }
+        }
+        damaged
     }
 
     /// Every blob's key and row.
@@ -382,14 +429,11 @@ impl Store {
         Ok(found)
     }
 
-    /// Calls `each` with the key and row of every blob whose key begins with `prefix`.
-    pub(crate) fn each_blob(&self, prefix: &str, mut each: impl FnMut(&str, BlobRecord)) -> Result<()> {
-        self.begin_read()?
-            .scan(&BLOBS, prefix, |key, blob| {
-                each(key, blob);
-                Ok::<_, storage::Error>(())
-            })
-            .attempted(|| "could not list the blobs of the store".to_owned())
+    /// Calls `each` with the key and row of every blob whose key begins with `prefix`. Gives what is wrong with those whose row is
+    /// damaged.
+    pub(crate) fn each_blob(&self, prefix: &str, each: impl FnMut(&str, BlobRecord)) -> Result<Vec<storage::Error>> {
+        let damaged = self.begin_read()?.scan_sound(&BLOBS, prefix, each);
+        Ok(self.told(damaged.attempted(|| "could not list the blobs of the store".to_owned())?))
     }
 
     /// Every unfinished fill.
@@ -413,12 +457,10 @@ impl Store {
     /// When each blob was last opened, by its id, as far as that was written down, or is known in this process.
     pub(crate) fn last_used_unix_ms(&self) -> Result<HashMap<u64, i64>> {
         let mut found = HashMap::new();
-        self.begin_read()?
-            .scan(&ACCESS, "", |key, record: AccessRecord| {
-                found.extend(key::parse_access(key).map(|id| (id, record.last_used_unix_ms)));
-                Ok::<_, storage::Error>(())
-            })
-            .attempted(|| "could not read when files were last used".to_owned())?;
+        let damaged = self.begin_read()?.scan_sound(&ACCESS, "", |key, record| {
+            found.extend(key::parse_access(key).map(|id| (id, record.last_used_unix_ms)));
+        });
+        self.told(damaged.attempted(|| "could not read when files were last used".to_owned())?);
         found.extend(self.lock_touched().values().copied());
         Ok(found)
     }
@@ -513,6 +555,17 @@ fn check_format(folder: &Path, records: &Records) -> Result<u32> {
         },
         None => {
             let txn = records.begin_write().attempted(writing)?;
+            // A store whose format is gone is not a new one: taken for it, chunks of another alignment would be looked for elsewhere.
+            let mut in_use = false;
+            txn.scan_all(&BLOBS, "", |_, _| {
+                in_use = true;
+                Ok::<_, storage::Error>(())
+            })
+            .attempted(writing)?;
+            if in_use && txn.get_bytes(&STORE, "format").attempted(writing)?.is_none() {
+                let what = format!("the store {}", folder.display());
+                return Err(Error::Damaged { what, reason: "its format number is gone".to_owned() });
+            }
             let is_new = txn.insert_bytes(&STORE, "format", &FORMAT.to_le_bytes()).attempted(writing)?;
             txn.commit().attempted(writing)?;
             // Else another process, perhaps of another build, was first.

@@ -19,7 +19,7 @@ use std::{
     thread,
     time::Duration,
 };
-use storage::{CopyMethod, Extent, Lease, Mapping, ReadTxn, SeparateMappings};
+use storage::{CopyMethod, DataFile, Extent, Lease, Mapping, ReadTxn, SeparateMappings};
 
 /// How long a lease that is held exclusively is asked for again: a sealer lets go microseconds after its commit.
 pub(super) const LEASE_PATIENCE: Duration = Duration::from_secs(2);
@@ -136,7 +136,7 @@ impl Store {
         if metadata.size_bytes > INLINE_BYTES {
             return Ok(Some(Found::Extents(metadata)));
         }
-        let blob = sealed_row(&txn, &metadata, name)?;
+        let blob = sealed_row(&txn, meta_key, &metadata, name)?;
         let bytes = txn.get_bytes(&INLINE, &key::chunk(&blob.home, 0)).attempted(reading)?;
         let bytes = bytes.ok_or_else(|| damaged("its bytes are gone, its name is not".to_owned()))?;
         check_inline(&bytes, &blob).map_err(damaged)?;
@@ -149,8 +149,32 @@ impl Store {
     fn look_up_row(&self, meta_key: &str, name: &dyn Fn() -> String) -> Result<Option<(FileMetadata, BlobRecord)>> {
         let txn = self.begin_read()?;
         let metadata = txn.get(&METADATA, meta_key).attempted(|| format!("could not open {}", name()))?;
-        metadata.map(|metadata| sealed_row(&txn, &metadata, name).map(|blob| (metadata, blob))).transpose()
+        metadata.map(|metadata| sealed_row(&txn, meta_key, &metadata, name).map(|blob| (metadata, blob))).transpose()
     }
+}
+
+/// The extents a sealed blob's row speaks of.
+pub(super) fn sealed_extents(blob: &BlobRecord) -> Vec<Extent> {
+    let layout = blob.layout();
+    let extent = |(index, &page): (usize, &u32)| Extent { page, data_bytes: layout.chunk_bytes(index as u32) };
+    blob.pages.iter().enumerate().map(extent).collect()
+}
+
+/// Whether the header of chunk `index` says that it is this blob's, or what is wrong with it.
+pub(super) fn check_header(
+    blob: &BlobRecord,
+    index: u32,
+    extent: &Extent,
+    reader: &DataFile,
+) -> storage::Result<std::result::Result<(), String>> {
+    let found = match reader.read_header(extent)? {
+        Some(header) if header.owner == blob.id && header.index == index && header.data_bytes == extent.data_bytes => {
+            return Ok(Ok(()));
+        }
+        Some(header) => format!("chunk {} of blob {} with {} bytes", header.index, header.owner, header.data_bytes),
+        None => "nothing of ours".to_owned(),
+    };
+    Ok(Err(format!("chunk {index} should be at page {}, where there is {found}: its header is damaged", extent.page)))
 }
 
 /// What a name leads to.
@@ -181,7 +205,7 @@ fn blob_key_of(metadata: &FileMetadata) -> String {
 }
 
 /// The row of the sealed blob that a name leads to.
-fn sealed_row(txn: &ReadTxn<'_>, metadata: &FileMetadata, name: &dyn Fn() -> String) -> Result<BlobRecord> {
+fn sealed_row(txn: &ReadTxn<'_>, meta_key: &str, metadata: &FileMetadata, name: &dyn Fn() -> String) -> Result<BlobRecord> {
     let damaged = |reason: String| Error::Damaged { what: name(), reason };
     let blob = txn.get(&BLOBS, &blob_key_of(metadata)).attempted(|| format!("could not open {}", name()))?;
     let blob = blob.ok_or_else(|| damaged("its name leads to no blob".to_owned()))?;
@@ -190,6 +214,10 @@ fn sealed_row(txn: &ReadTxn<'_>, metadata: &FileMetadata, name: &dyn Fn() -> Str
             "its name says blob {} of {} bytes, its row blob {} of {} bytes, {:?}",
             metadata.blob_id, metadata.size_bytes, blob.id, blob.size_bytes, blob.state
         )));
+    }
+    // A record's CRC32C does not cover its key: this name may be what a flipped bit made of another.
+    if !blob.names.iter().any(|name| name == meta_key) {
+        return Err(damaged(format!("its content, blob {}, has no such name", blob.id)));
     }
     Ok(blob)
 }
@@ -215,6 +243,31 @@ impl StoredFile {
             Content::Inline(bytes) if bytes.is_empty() => Ok(()),
             Content::Inline(bytes) => each(0, Ok(crc32c::crc32c(bytes)), crc32c::crc32c(bytes)),
             Content::View(view) => view.block_crcs(cached, each),
+        }
+    }
+}
+
+impl StoredFile {
+    /// Holds every block against the CRC32C it was sealed with, as it is in memory, by several threads.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], which names the block; those of the disk.
+    pub(crate) fn check_all(&self) -> Result<()> {
+        self.block_crcs(true, |block, found, sealed| {
+            let found = found?;
+            if found == sealed {
+                return Ok(());
+            }
+            let reason = format!("block {block} has CRC32C {found:08x}, {sealed:08x} was sealed");
+            Err(Error::Damaged { what: format!("{} {}", self.repo.repo, self.path), reason })
+        })
+    }
+
+    /// The number of its blob; `None` for a small file, which is checked whenever it is opened.
+    pub(crate) fn blob_id(&self) -> Option<u64> {
+        match &self.content {
+            Content::Inline(_) => None,
+            Content::View(view) => Some(view.blob.id),
         }
     }
 }
@@ -261,22 +314,11 @@ impl View {
             )));
         }
         let reader = store.extents.reader();
-        let mut extents = Vec::with_capacity(blob.pages.len());
-        for (index, &page) in blob.pages.iter().enumerate() {
-            let extent = Extent { page, data_bytes: layout.chunk_bytes(index as u32) };
+        let extents = sealed_extents(&blob);
+        for (index, extent) in extents.iter().enumerate() {
             // Mapped straight from the row: that the extent there says it is ours is the proof.
-            let header = reader.read_header(&extent).attempted(|| format!("could not open {name}"))?;
-            match header {
-                Some(header)
-                    if header.owner == blob.id && header.index == index as u32 && header.data_bytes == extent.data_bytes => {}
-                other => {
-                    let found = other.map_or("nothing of ours".to_owned(), |header| {
-                        format!("chunk {} of blob {} with {} bytes", header.index, header.owner, header.data_bytes)
-                    });
-                    return Err(damaged(format!("chunk {index} should be at page {page}, where there is {found}")));
-                }
-            }
-            extents.push(extent);
+            let header = check_header(&blob, index as u32, extent, reader).attempted(|| format!("could not open {name}"))?;
+            header.map_err(damaged)?;
         }
         let mapping = || format!("could not map {name}");
         let maps = if side_by_side {

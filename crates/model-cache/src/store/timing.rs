@@ -119,7 +119,7 @@ fn list(store: &Store, repo: &PinnedRepo, paths: &[String]) {
         shared: paths[1..].to_vec(),
         extras: Vec::new(),
     };
-    store.put_listing(repo, &"main".parse().unwrap(), Some(&manifest)).unwrap();
+    store.put_listing(repo, &"main".parse().unwrap(), &manifest).unwrap();
     let paths: Vec<FilePath> = paths.iter().map(|path| path.parse().unwrap()).collect();
     store.finish_pull(repo, &"main".parse().unwrap(), &manifest, paths.iter()).unwrap();
 }

@@ -171,6 +171,11 @@ impl Process {
         }
     }
 
+    /// The next thing it says; `None` once it has ended.
+    pub(crate) fn next_line(&self) -> Option<String> {
+        self.lines.recv().ok()
+    }
+
     /// Whether it says something beginning with `word` within `time`.
     pub(crate) fn says_within(&self, word: &str, time: Duration) -> bool {
         let end = std::time::Instant::now() + time;
@@ -206,7 +211,7 @@ impl Drop for Process {
     }
 }
 
-fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     // Past the test harness, in one write, so that no other line comes between.
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(format!("child: {line}\n").as_bytes());
@@ -215,6 +220,11 @@ fn say(line: impl std::fmt::Display) {
 
 /// What a child process does; nothing where this is the parent.
 pub(crate) fn obey() {
+    obey_or(|words| panic!("no such order: {words:?}"));
+}
+
+/// As [`obey`]; `other` does what it does not know.
+pub(crate) fn obey_or(other: impl FnOnce(&[&str]) -> Result<String>) {
     let Ok(orders) = std::env::var(ORDERS) else { return };
     let words: Vec<&str> = orders.split('\n').collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -251,7 +261,7 @@ pub(crate) fn obey() {
             cache.local_manifest(repo).map(|manifest| manifest.unwrap().quants[quant].status.to_string())
         }
         ["reserve", store, chunks] => reserve_and_die(Path::new(store), chunks.parse().unwrap()),
-        _ => panic!("no such order: {words:?}"),
+        _ => other(&words),
     };
     match result {
         Ok(said) => say(format_args!("OK {said}")),

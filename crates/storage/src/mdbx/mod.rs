@@ -3,6 +3,8 @@
 //! No libmdbx type leaves the crate; most do not leave this folder.
 #![allow(unsafe_code)]
 
+mod check;
+
 use crate::{
     disk,
     error::{Error, Result},
@@ -202,6 +204,7 @@ impl<K: DatabaseKind> Env<K> {
         }
         let db = Database::<K>::open_with_options(folder, options).map_err(opening)?;
         let env = Self { db: ManuallyDrop::new(db), folder: folder.to_owned(), opened_by: std::process::id() };
+        env.check_every_page()?;
         // What the file says prevails over what was asked for; every place in it would be computed wrongly.
         let found = env.db.stat().map_err(opening)?.page_size() as usize;
         if found != page_bytes {
@@ -285,6 +288,14 @@ impl<K: DatabaseKind> Env<K> {
         // SAFETY: the environment is open for as long as `self.db` lives; both options may be set at any time (mdbx.h).
         let code = unsafe { mdbx_sys::mdbx_env_set_option(self.db.ptr().0, option, value) };
         self.check(code, "set an option of")
+    }
+
+    /// Has libmdbx hold each page it reads against the rules of its kind, so that a damaged one is an error: it has no checksums, and
+    /// would follow what the page says out of its mapping.
+    fn check_every_page(&self) -> Result<()> {
+        // SAFETY: the environment is open for as long as `self.db` lives; this flag may be set at any time (mdbx.h).
+        let code = unsafe { mdbx_sys::mdbx_env_set_flags(self.db.ptr().0, mdbx_sys::MDBX_VALIDATION, true) };
+        self.check(code, "have the pages checked of")
     }
 
     fn check(&self, code: i32, action: &'static str) -> Result<()> {
