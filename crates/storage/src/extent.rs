@@ -15,6 +15,7 @@ use crate::{
     data_file::{DataFile, ExtentHeader},
     disk,
     error::{Error, Result},
+    fail::fail_point,
     mdbx::{DATA_FILE, ExtentsDb, PAGE_HEADER_BYTES, Placed, Unread, WriteMap, Writing},
 };
 use std::{
@@ -198,6 +199,15 @@ impl Extents {
         self.begin_write("free extents", FREE_HEADROOM_BYTES)
     }
 
+    /// libmdbx's own check of the environment: every page accounted for, trees sound. Keeps writers out meanwhile; the caller has no
+    /// transaction open.
+    ///
+    /// # Errors
+    /// [`Error::BadEnvironment`] with what was found.
+    pub fn check_structure(&self) -> Result<()> {
+        self.db.check_structure()
+    }
+
     /// Makes every reservation and deletion committed so far durable.
     ///
     /// Cost: writes back the whole file's dirty data, fills in progress included. It does not make in-place data durable when no
@@ -280,12 +290,15 @@ impl ExtentsWrite<'_> {
                 });
             }
             extents.push(extent);
+            fail_point("reserve.put");
         }
         for extent in &*extents {
             writer.allocate(extent)?;
+            fail_point("reserve.allocated");
         }
         for (index, extent) in extents.iter().enumerate() {
             writer.write_header(extent, &header(index, extent.data_bytes))?;
+            fail_point("reserve.header_written");
         }
         Ok(())
     }
@@ -334,7 +347,10 @@ impl ExtentsWrite<'_> {
                 source: "a reservation of the transaction had failed, so it was rolled back".into(),
             });
         }
-        self.txn.commit()
+        fail_point("extents.ready_to_commit");
+        self.txn.commit()?;
+        fail_point("extents.committed");
+        Ok(())
     }
 }
 
