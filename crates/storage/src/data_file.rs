@@ -6,6 +6,7 @@ use crate::{
     extent::{Extent, HEADER_REGION_BYTES, PAGE_BYTES},
     fail::fail_point,
     mdbx::PAGE_HEADER_BYTES,
+    write_log,
 };
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use std::{
@@ -158,7 +159,7 @@ impl DataFile {
     /// after any that failed.
     pub fn write_at(&self, extent: &Extent, offset: u64, bytes: &[u8]) -> Result<()> {
         self.check_range(extent, offset, bytes.len() as u64, "write")?;
-        self.write(extent.data_offset() + offset, bytes)?;
+        self.write(extent, extent.data_offset() + offset, bytes)?;
         fail_point("fill.piece_written");
         Ok(())
     }
@@ -174,7 +175,7 @@ impl DataFile {
         let mut entry = [0; JOURNAL_ENTRY_BYTES as usize];
         entry[..4].copy_from_slice(&crc.to_le_bytes());
         entry[4..].copy_from_slice(&LANDED.to_le_bytes());
-        self.write(extent.page_offset() + at, &entry)?;
+        self.write(extent, extent.page_offset() + at, &entry)?;
         fail_point("fill.block_journaled");
         Ok(())
     }
@@ -239,7 +240,7 @@ impl DataFile {
     pub fn sync(&self) -> Result<()> {
         let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_after_failure()?;
-        self.file.sync_data().map_err(|source| {
+        write_log::synced(false, || self.file.sync_data()).map_err(|source| {
             self.failed.store(true, Ordering::Release);
             self.io("sync", source)
         })?;
@@ -263,6 +264,7 @@ impl DataFile {
         if !crate::can_punch() {
             return Ok(());
         }
+        write_log::freed(extent);
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let mut rest = hole(extent);
         while !rest.is_empty() {
@@ -302,7 +304,7 @@ impl DataFile {
         let journal_bytes = header.blocks() * JOURNAL_ENTRY_BYTES as usize;
         let mut bytes = header.encode().to_vec();
         bytes.resize(HEADER_BYTES + journal_bytes, 0);
-        self.write(extent.page_offset() + HEADER_OFFSET, &bytes)
+        self.write(extent, extent.page_offset() + HEADER_OFFSET, &bytes)
     }
 
     pub(crate) fn read_page_header(&self, page: u32) -> Result<[u8; PAGE_HEADER_BYTES]> {
@@ -312,9 +314,10 @@ impl DataFile {
         Ok(bytes)
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+    fn write(&self, extent: &Extent, offset: u64, bytes: &[u8]) -> Result<()> {
         // What is written after a failure can't be sealed: whoever fetches it should hear so now, not at the end.
         self.refuse_after_failure()?;
+        write_log::writing(&self.file, extent, offset, bytes.len());
         self.file.write_all_at(bytes, offset).map_err(|source| {
             self.failed.store(true, Ordering::Release);
             self.io("write", source)

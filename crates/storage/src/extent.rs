@@ -17,6 +17,7 @@ use crate::{
     error::{Error, Result},
     fail::fail_point,
     mdbx::{DATA_FILE, ExtentsDb, PAGE_HEADER_BYTES, Placed, Unread, WriteMap, Writing},
+    write_log,
 };
 use std::{
     path::{Path, PathBuf},
@@ -138,6 +139,9 @@ pub struct Extents {
 
 impl Extents {
     pub(crate) fn new(db: ExtentsDb, table: &'static str, alignment: Alignment) -> Result<Self> {
+        // After a crash libmdbx takes all of it for not synced.
+        write_log::committing();
+        write_log::committed();
         let reader = DataFile::new(db.open_data_file(false)?, db.folder().to_owned());
         Ok(Self { db, table, alignment, reader })
     }
@@ -213,7 +217,7 @@ impl Extents {
     /// Cost: writes back the whole file's dirty data, fills in progress included. It does not make in-place data durable when no
     /// transaction is pending: that is [`DataFile::sync`]'s promise.
     pub fn sync(&self) -> Result<()> {
-        self.db.sync()
+        write_log::synced(true, || self.db.sync())
     }
 
     fn begin_write(&self, action: &'static str, headroom_bytes: u64) -> Result<ExtentsWrite<'_>> {
@@ -221,6 +225,14 @@ impl Extents {
         // Asked with the writer's place held, so that no other writer takes the room in between.
         disk::check_room(self.folder(), action, headroom_bytes)?;
         Ok(ExtentsWrite { txn, extents: self, failed: AtomicBool::new(false) })
+    }
+}
+
+#[cfg(feature = "fail-points")]
+impl Drop for Extents {
+    fn drop(&mut self) {
+        // libmdbx syncs when it closes. Told before, and not after: what then is taken to be durable may not be, which finds less, and is never wrong.
+        let _ = write_log::synced(true, || Ok::<_, Error>(()));
     }
 }
 
@@ -314,6 +326,10 @@ impl ExtentsWrite<'_> {
     /// Deletes the extent at `key`; false if there is none. Its pages may be reused at once by the next writer.
     pub fn delete(&self, key: &str) -> Result<bool> {
         let db = &self.extents.db;
+        #[cfg(feature = "fail-points")]
+        if let Ok(Some(extent)) = self.locate(key) {
+            write_log::freed(&extent);
+        }
         let table = self.txn.open_table(self.extents.table)?;
         self.txn.del(&table, key, None).map_err(|source| db.error("delete an extent", source))
     }
@@ -348,7 +364,9 @@ impl ExtentsWrite<'_> {
             });
         }
         fail_point("extents.ready_to_commit");
+        write_log::committing();
         self.txn.commit()?;
+        write_log::committed();
         fail_point("extents.committed");
         Ok(())
     }

@@ -31,6 +31,7 @@ mod records;
 mod registry;
 mod resident;
 mod unnamed;
+mod write_log;
 mod writeback;
 
 pub use codec::Record;
@@ -46,6 +47,8 @@ pub use records::{ReadTxn, Records, Table, WriteTxn};
 pub use registry::{Shared, StorageRegistry};
 pub use resident::{available_memory_bytes, populate, read_in_large_pieces, resident_bytes};
 pub use unnamed::UnnamedFile;
+#[cfg(feature = "fail-points")]
+pub use write_log::{WriteEvent, read_write_log};
 
 /// What libmdbx was built with that decides what this crate may do.
 pub fn engine_options() -> &'static str {

@@ -11,10 +11,10 @@ use std::{
     path::Path,
 };
 use storage::{Alignment, StorageRegistry};
-use tabagent_model_cache::{CHUNK_BYTES, FileState, INLINE_BYTES, ModelCache, VerifyOptions};
+use tabagent_model_cache::{CHUNK_BYTES, ErrorKind, FileState, INLINE_BYTES, ModelCache, VerifyOptions};
 
 /// What to do besides checking.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Also {
     /// `verify` with digests, too.
     pub verify: bool,
@@ -22,6 +22,8 @@ pub struct Also {
     pub gc: bool,
     /// To go on with every pull that was interrupted.
     pub resume: bool,
+    /// To remove these repos in the end, so that the next round has something to do.
+    pub remove: Vec<String>,
 }
 
 /// What was found.
@@ -33,6 +35,8 @@ pub struct Report {
     pub names: BTreeMap<String, String>,
     /// Names in the end.
     pub names_in_the_end: BTreeMap<String, String>,
+    /// Bytes landed in the end of what is begun.
+    pub landed_in_the_end_bytes: u64,
     /// Pulls that were interrupted.
     pub fills: Vec<Begun>,
     /// Bytes hashed.
@@ -68,7 +72,7 @@ const PAGE_BYTES: u64 = storage::PAGE_BYTES;
 ///
 /// # Errors
 /// For what can't even be looked at; what is wrong is in the report.
-pub fn check(folder: &Path, endpoint: &str, also: Also) -> Result<Report, Box<dyn std::error::Error>> {
+pub fn check(folder: &Path, endpoint: &str, also: &Also) -> Result<Report, Box<dyn std::error::Error>> {
     let mut report = Report::default();
     let registry = StorageRegistry::new(folder);
     // Before the cache opens, which mends what a crash left.
@@ -85,6 +89,12 @@ pub fn check(folder: &Path, endpoint: &str, also: Also) -> Result<Report, Box<dy
     if also.resume {
         resume(&cache, &mut report)?;
     }
+    for repo in &also.remove {
+        match cache.delete_model(repo) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
     if also.gc {
         cache.gc()?;
         let again = cache.gc()?;
@@ -94,10 +104,11 @@ pub fn check(folder: &Path, endpoint: &str, also: Also) -> Result<Report, Box<dy
     }
     let known = report.names.clone();
     report.names_in_the_end = hash_all(&cache, &known, &mut report)?;
-    if also.gc || also.resume {
+    if also.gc || also.resume || !also.remove.is_empty() {
         count(&cache, &structures, &report.names_in_the_end.clone(), &mut report, also.gc)?;
-        structures.check("after gc or resuming", &mut report.wrong);
+        structures.check("in the end", &mut report.wrong);
     }
+    report.landed_in_the_end_bytes = fills(&cache)?.iter().map(|begun| begun.landed_bytes).sum();
     let metadata = std::fs::metadata(structures.extents.data_file_path())?;
     (report.data_file_bytes, report.data_file_allocated_bytes) = (metadata.len(), metadata.blocks() * 512);
     report.live_bytes = cache.stats()?.live_bytes;

@@ -37,6 +37,12 @@ struct RunArgs {
     /// End after so many kills
     #[arg(long)]
     kills: Option<u64>,
+    /// With every kill the power goes too: what was not synced is replaced by old, zero, torn or random bytes
+    #[arg(long)]
+    power_loss: bool,
+    /// As --power-loss; end after so many losses
+    #[arg(long)]
+    until_losses: Option<u64>,
     /// End after so many stores
     #[arg(long)]
     stores: Option<u64>,
@@ -55,6 +61,9 @@ struct RunArgs {
     /// Kill at this fail point alone, besides random instants; may be repeated
     #[arg(long)]
     point: Vec<String>,
+    /// Kill a process at each fail point in turn, and nothing else
+    #[arg(long, conflicts_with_all = ["kills", "stores", "seconds"])]
+    every_fail_point: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -118,7 +127,7 @@ fn main() -> ExitCode {
 }
 
 fn check_one(store: &std::path::Path, endpoint: &str, also: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let report = check::check(store, endpoint, serde_json::from_str(also)?)?;
+    let report = check::check(store, endpoint, &serde_json::from_str(also)?)?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
@@ -138,35 +147,48 @@ fn torture(args: &RunArgs) -> ExitCode {
         }
     };
     let chosen = if args.point.is_empty() { known.iter().cloned().collect() } else { args.point.clone() };
-    let settings = Settings { folder: folder.path().to_owned(), rounds_per_store: args.rounds, points: chosen };
+    let power_loss = args.power_loss || args.until_losses.is_some();
+    let settings = Settings { folder: folder.path().to_owned(), rounds_per_store: args.rounds, points: chosen, power_loss };
     let first = args.seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()));
-    let seconds = match (args.seconds, args.kills, args.stores) {
+    let seconds = match (args.seconds, args.kills.or(args.until_losses), args.stores) {
         (None, None, None) => Some(10),
         (seconds, ..) => seconds,
     };
     let begun = Instant::now();
-    let (next, killed, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let (next, killed, lost, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let total = Mutex::new(Summary::default());
     let failures: Mutex<Vec<Failure>> = Mutex::default();
     eprintln!("torture: seed {first}, in {}", folder.path().display());
+    let take = |summary: Summary, failure: Option<Failure>| {
+        killed.fetch_add(summary.kills, Ordering::Relaxed);
+        lost.fetch_add(summary.losses, Ordering::Relaxed);
+        total.lock().unwrap_or_else(PoisonError::into_inner).add(summary);
+        if let Some(failure) = failure {
+            stop.store(true, Ordering::Relaxed);
+            failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+        }
+    };
     let work = || {
+        if args.every_fail_point {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let every = settings.points.iter().skip(number as usize).step_by(args.jobs.max(1) as usize);
+            let (summary, failure) =
+                run::walk(first + number, &Settings { points: every.cloned().collect(), ..settings.clone() });
+            return take(summary, failure);
+        }
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let enough = |done: &Summary| {
                 stop.load(Ordering::Relaxed)
                     || seconds.is_some_and(|seconds| begun.elapsed() >= Duration::from_secs(seconds))
                     || args.kills.is_some_and(|kills| killed.load(Ordering::Relaxed) + done.kills >= kills)
+                    || args.until_losses.is_some_and(|losses| lost.load(Ordering::Relaxed) + done.losses >= losses)
             };
             if args.stores.is_some_and(|stores| number >= stores) || enough(&Summary::default()) {
                 return;
             }
             let (summary, failure) = run::torture(first + number, &settings, &|done| !enough(done));
-            killed.fetch_add(summary.kills, Ordering::Relaxed);
-            total.lock().unwrap_or_else(PoisonError::into_inner).add(summary);
-            if let Some(failure) = failure {
-                stop.store(true, Ordering::Relaxed);
-                failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
-            }
+            take(summary, failure);
         }
     };
     thread::scope(|scope| {
@@ -184,7 +206,18 @@ fn torture(args: &RunArgs) -> ExitCode {
     for failure in &failures {
         eprintln!("FAILED in round {} of seed {}, its store kept in {}:", failure.round, failure.seed, failure.kept.display());
         failure.what.iter().for_each(|what| eprintln!("  {what}"));
-        eprintln!("  again: make torture ARGS=\"--seed {} --stores 1 --jobs 1 --rounds {}\"", failure.seed, args.rounds);
+        eprintln!(
+            "  again: make torture ARGS=\"--seed {} --stores 1 --jobs 1 --rounds {}{}\"",
+            failure.seed,
+            args.rounds,
+            if args.every_fail_point {
+                " --every-fail-point"
+            } else if power_loss {
+                " --power-loss"
+            } else {
+                ""
+            }
+        );
     }
     eprintln!("all is kept in {}", kept.display());
     ExitCode::FAILURE
@@ -221,6 +254,20 @@ fn tell(total: &Summary, known: &std::collections::BTreeSet<String>, elapsed: Du
         total.resumed,
         total.resumed_landed_bytes >> 20
     );
+    if total.losses > 0 {
+        let lost = &total.lost;
+        println!(
+            "  {} power losses: of {} unsynced writes {} old, {} zero, {} torn, {} random, {} MiB; {} metas not durable",
+            total.losses,
+            lost.unsynced,
+            lost.old,
+            lost.zero,
+            lost.torn,
+            lost.random,
+            lost.bytes >> 20,
+            lost.weak_metas
+        );
+    }
     let never: Vec<_> = known.iter().filter(|point| !total.kills_at.contains_key(*point)).cloned().collect();
     println!("  killed at {} of {} fail points; not at {}", known.len() - never.len(), known.len(), never.join(" "));
 }

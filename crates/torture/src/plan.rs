@@ -1,6 +1,9 @@
 //! What the processes of a round do: operations drawn from a world.
 
-use crate::{numbers::Numbers, world::World};
+use crate::{
+    numbers::Numbers,
+    world::{MOVING, World},
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -146,4 +149,40 @@ fn draw_one(world: &World, mix: Mix, numbers: &mut Numbers) -> Op {
         }
         _ => Op::List,
     }
+}
+
+/// Operations that together pass most fail points of a new store.
+pub fn tour(world: &World) -> Vec<Op> {
+    let folders = |repo: &str| world.import_folders(repo).into_iter().map(|folder| folder.to_path_buf()).collect::<Vec<_>>();
+    let import = |repo: &str, variant: usize| Op::Import { repo: repo.to_owned(), folder: folders(repo)[variant].clone() };
+    let pull = |repo: &str, revision: &str| Op::Pull { repo: repo.to_owned(), revision: revision.to_owned() };
+    let gather = |repo: &str, path: &str| Op::Gather { repo: repo.to_owned(), path: path.to_owned() };
+    let remove = |repo: &str| Op::Remove { repo: repo.to_owned() };
+    vec![
+        pull(MOVING, "main"),
+        // Content that is here under another name.
+        pull("org/shares", "main"),
+        pull("org/exact", "main"),
+        gather("org/exact", "blocks.bin"),
+        Op::Read { repo: "org/exact".to_owned(), path: "blocks.bin".to_owned() },
+        import("me/local", 0),
+        // Its old content is read while it is given another: the new chunks can't have its home.
+        Op::Read { repo: "me/local".to_owned(), path: "weights.bin".to_owned() },
+        import("me/local", 1),
+        Op::LetGo,
+        // Content that a pull brought.
+        import("me/local", 2),
+        import("me/folder", 0),
+        import("me/folder", 1),
+        Op::Export { repo: MOVING.to_owned() },
+        pull(MOVING, "next"),
+        Op::Verify,
+        Op::List,
+        remove("org/exact"),
+        remove("me/local"),
+        Op::RemoveFile { repo: MOVING.to_owned(), path: "config.json".to_owned() },
+        remove(MOVING),
+        remove("org/shares"),
+        Op::Gc,
+    ]
 }

@@ -3,10 +3,11 @@
 use crate::{
     check::{Also, Report},
     history::{Ends, History, Log},
+    loss::{self, Lost},
     numbers::Numbers,
     plan::{self, Mix, Op},
     worker::CONNECTIONS,
-    world::World,
+    world::{MOVING, World},
 };
 use hub_fixture::Hub;
 use serde::Serialize;
@@ -35,6 +36,8 @@ pub struct Settings {
     pub rounds_per_store: u64,
     /// The fail points to kill at.
     pub points: Vec<String>,
+    /// Whether the power goes with the processes.
+    pub power_loss: bool,
 }
 
 /// What was done and found so far.
@@ -62,6 +65,10 @@ pub struct Summary {
     pub resumed: u64,
     /// Bytes those had landed.
     pub resumed_landed_bytes: u64,
+    /// Power losses.
+    pub losses: u64,
+    /// What they took away.
+    pub lost: Lost,
 }
 
 /// How operations ended.
@@ -96,6 +103,8 @@ impl Summary {
         self.hashed_bytes += other.hashed_bytes;
         self.resumed += other.resumed;
         self.resumed_landed_bytes += other.resumed_landed_bytes;
+        self.losses += other.losses;
+        self.lost.add(&other.lost);
     }
 
     fn count(&mut self, ends: &BTreeMap<&'static str, Ends>) {
@@ -150,6 +159,10 @@ pub struct Stage {
     names: BTreeMap<String, String>,
     /// Complete bytes and bytes landed of what was begun, at the last check.
     here_bytes: u64,
+    /// Whether processes tell what they write.
+    logs_writes: bool,
+    /// What decides how the power goes in this round, if it does.
+    power_loss: Option<Numbers>,
 }
 
 impl Stage {
@@ -162,7 +175,9 @@ impl Stage {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(folder.join("sources"))?;
         let (world, hub) = World::new(seed, &folder.join("sources"))?;
-        Ok(Self { folder, seed, round: 0, world, hub, names: BTreeMap::new(), here_bytes: 0 })
+        let names = BTreeMap::new();
+        let logs_writes = settings.power_loss;
+        Ok(Self { folder, seed, round: 0, world, hub, names, here_bytes: 0, logs_writes, power_loss: None })
     }
 
     /// The store's folder, and all that belongs to it.
@@ -172,6 +187,10 @@ impl Stage {
 
     fn store(&self) -> PathBuf {
         self.folder.join("store")
+    }
+
+    fn write_log(&self) -> PathBuf {
+        self.folder.join("writes")
     }
 
     fn failure(&self, what: Vec<String>) -> Failure {
@@ -193,14 +212,64 @@ impl Stage {
         let mut kills = Vec::new();
         for number in 0..processes {
             plans.push(plan::draw(&self.world, mix, numbers.within(2..9) as usize, numbers));
-            kills.push(draw_kill(settings, number == 0, numbers));
+            kills.push(match number {
+                // The power goes for all at once.
+                1.. if settings.power_loss => Kill::WithOthers,
+                number => draw_kill(settings, number == 0, numbers),
+            });
         }
-        let also = Also { verify: numbers.once_in(8), gc: numbers.once_in(4), resume: numbers.once_in(3) };
-        self.act(&plans, &kills, mix, also, summary)
+        let mut also =
+            Also { verify: numbers.once_in(8), gc: numbers.once_in(4), resume: numbers.once_in(3), remove: Vec::new() };
+        let repos = self.world.repos().into_iter().chain(self.world.import_repos());
+        also.remove.extend(repos.filter(|_| numbers.once_in(2)).map(str::to_owned));
+        self.power_loss = settings.power_loss.then(|| numbers.fork());
+        self.act(&plans, &kills, mix, &also, summary)
+    }
+
+    /// A new, empty store for the same world.
+    fn begin_anew(&mut self) -> io::Result<()> {
+        (self.names, self.here_bytes) = (BTreeMap::new(), 0);
+        match fs::remove_dir_all(self.store()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Kills a process at `point` in a store of its own, and sees that the store goes on. False if the point was not passed.
+    ///
+    /// # Errors
+    /// What does not hold afterwards.
+    fn walk(&mut self, point: &str, summary: &mut Summary) -> Result<bool, Failure> {
+        let all = Also { verify: true, gc: true, resume: true, remove: Vec::new() };
+        let looks = Also { gc: false, resume: false, ..all.clone() };
+        let tour = plan::tour(&self.world);
+        // Points that only who finds an interrupted one passes: what interrupts it.
+        let preparations =
+            ["", "fill.block_journaled:2", "reserve.allocated:1", "remove.doomed:1", "derive.block_landed:1", "import.filled:1"];
+        for (before, gc_first) in preparations.iter().flat_map(|before| [(before, false), (before, true)]) {
+            self.begin_anew().map_err(|error| Failure::from((error, &*self)))?;
+            self.round += 1;
+            if let Some((before, nth)) = before.split_once(':') {
+                let kill = Kill::At(before.to_owned(), nth.parse().unwrap_or(1));
+                self.act(std::slice::from_ref(&tour), &[kill], Mix::All, &looks, summary)?;
+            }
+            if gc_first {
+                // Something a branch that moves takes along, too.
+                let pull = Op::Pull { repo: MOVING.to_owned(), revision: "main".to_owned() };
+                self.act(&[vec![Op::Gc, pull]], &[Kill::At(point.to_owned(), 1)], Mix::All, &looks, summary)?;
+                self.world.push(&self.hub);
+            }
+            self.act(std::slice::from_ref(&tour), &[Kill::At(point.to_owned(), 1)], Mix::All, &all, summary)?;
+            if summary.kills_at.contains_key(point) {
+                self.act(std::slice::from_ref(&tour), &[Kill::Never], Mix::All, &all, summary)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Runs the plans, kills, and checks.
-    fn act(&mut self, plans: &[Vec<Op>], kills: &[Kill], mix: Mix, also: Also, summary: &mut Summary) -> Result<(), Failure> {
+    fn act(&mut self, plans: &[Vec<Op>], kills: &[Kill], mix: Mix, also: &Also, summary: &mut Summary) -> Result<(), Failure> {
         let log = self.folder.join("log");
         let run = || -> io::Result<()> {
             let _ = fs::remove_file(&log);
@@ -217,6 +286,13 @@ impl Stage {
         wrong.extend(ended);
         let served_bytes = self.hub.bytes_served();
         self.hub.clear_log();
+        let with_power_loss = self.power_loss.is_some();
+        if let Some(mut numbers) = self.power_loss.take() {
+            let data_file = self.store().join("model_cache_chunks/mdbx.dat");
+            let lost = loss::lose(&data_file, &self.write_log(), &mut numbers);
+            summary.lost.add(&lost.map_err(|error| Failure::from((error, &*self)))?);
+            summary.losses += 1;
+        }
         // Also where a process found something wrong: what is left is worth knowing.
         let report = self.check(also).map_err(|why| {
             let mut all = wrong.clone();
@@ -226,7 +302,7 @@ impl Stage {
         wrong.extend(report.wrong.iter().cloned());
         wrong.extend(history.contradictions(&report.names));
         let landed: u64 = report.fills.iter().map(|begun| begun.landed_bytes).sum();
-        if mix == Mix::Pulls {
+        if mix == Mix::Pulls && !with_power_loss {
             // Read before the check resumed anything.
             let here: BTreeSet<&String> = report.names.values().collect();
             let here_bytes = here.iter().map(|digest| self.world.size_bytes(digest)).sum::<u64>() + landed;
@@ -239,7 +315,7 @@ impl Stage {
                 ));
             }
         }
-        wrong.extend(self.check_resumed(&report, summary));
+        wrong.extend(self.check_resumed(&report, with_power_loss, summary));
         summary.served_bytes += served_bytes + self.hub.bytes_served();
         summary.hashed_bytes += report.hashed_bytes;
         summary.checks += 1;
@@ -247,16 +323,16 @@ impl Stage {
             return Err(self.failure(wrong));
         }
         let here: BTreeSet<&String> = report.names_in_the_end.values().collect();
-        self.here_bytes = here.iter().map(|digest| self.world.size_bytes(digest)).sum::<u64>();
-        if !also.gc && !also.resume {
-            self.here_bytes += landed;
-        }
+        let complete_bytes = here.iter().map(|digest| self.world.size_bytes(digest)).sum::<u64>();
+        self.here_bytes = complete_bytes + report.landed_in_the_end_bytes;
         self.names = report.names_in_the_end;
         Ok(())
     }
 
     /// That interrupted pulls fetched what was missing, and nothing else.
-    fn check_resumed(&self, report: &Report, summary: &mut Summary) -> Vec<String> {
+    ///
+    /// After a power loss the journals promise more than is there, or less.
+    fn check_resumed(&self, report: &Report, with_power_loss: bool, summary: &mut Summary) -> Vec<String> {
         let mut wrong = Vec::new();
         for begun in &report.fills {
             let same = report.fills.iter().filter(|other| other.file == begun.file).count();
@@ -267,7 +343,8 @@ impl Stage {
             let of_file = requests.iter().filter(|request| request.served_file() && request.file.as_deref() == Some(&begun.file));
             let served: u64 = of_file.map(|request| request.body_bytes_sent).sum();
             let missing = begun.size_bytes - begun.landed_bytes;
-            if fetched != missing || served != missing {
+            let is_right = if with_power_loss { (missing..=begun.size_bytes).contains(&fetched) } else { fetched == missing };
+            if !is_right || served != fetched {
                 wrong.push(format!("{begun:?}: {missing} bytes were missing, {fetched} were fetched, {served} served"));
             }
         }
@@ -342,13 +419,16 @@ impl Stage {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(mode).arg("--store").arg(self.store()).arg("--endpoint").arg(self.hub.endpoint());
         command.stdin(Stdio::null());
+        if self.logs_writes {
+            command.env("MODEL_CACHE_WRITE_LOG", self.write_log());
+        }
         Ok(command)
     }
 
-    fn check(&self, also: Also) -> Result<Report, String> {
+    fn check(&self, also: &Also) -> Result<Report, String> {
         let run = || -> io::Result<std::process::Output> {
             let mut command = self.command("check")?;
-            command.arg("--also").arg(serde_json::to_string(&also)?);
+            command.arg("--also").arg(serde_json::to_string(also)?);
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).output()
         };
         let output = run().map_err(|error| format!("the check did not start: {error}"))?;
@@ -405,6 +485,26 @@ pub fn torture(seed: u64, settings: &Settings, go_on: &dyn Fn(&Summary) -> bool)
         }
         let mut of_round = numbers.fork();
         if let Err(failure) = stage.round(settings, &mut of_round, &mut summary) {
+            return (summary, Some(failure));
+        }
+    }
+    let _ = fs::remove_dir_all(stage.folder());
+    (summary, None)
+}
+
+/// Kills a process at each of the points, in stores of their own.
+pub fn walk(seed: u64, settings: &Settings) -> (Summary, Option<Failure>) {
+    let mut summary = Summary { stores: 1, ..Summary::default() };
+    let mut stage = match Stage::new(seed, settings) {
+        Ok(stage) => stage,
+        Err(error) => {
+            let what = vec![format!("the harness itself: {error}")];
+            return (summary, Some(Failure { what, seed, round: 0, kept: settings.folder.clone() }));
+        }
+    };
+    for point in &settings.points {
+        if let Err(mut failure) = stage.walk(point, &mut summary) {
+            failure.what.insert(0, format!("killed at {point}"));
             return (summary, Some(failure));
         }
     }
