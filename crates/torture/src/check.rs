@@ -22,6 +22,8 @@ pub struct Also {
     pub gc: bool,
     /// To go on with every pull that was interrupted.
     pub resume: bool,
+    /// That the power was lost: what was freed last may have come back, without a row, until `gc`.
+    pub power_lost: bool,
     /// To remove these repos in the end, so that the next round has something to do.
     pub remove: Vec<String>,
 }
@@ -80,7 +82,7 @@ pub fn check(folder: &Path, endpoint: &str, also: &Also) -> Result<Report, Box<d
     structures.check("as it was left", &mut report.wrong);
     let cache = open(folder, endpoint)?;
     report.names = hash_all(&cache, &BTreeMap::new(), &mut report)?;
-    count(&cache, &structures, &report.names.clone(), &mut report, false)?;
+    count(&cache, &structures, &report.names.clone(), &mut report, Left { orphans: also.power_lost, begun: true })?;
     if also.verify {
         let found = cache.verify(None, &[], &VerifyOptions { digest: true, ..VerifyOptions::default() })?;
         report.wrong.extend(found.bad.iter().map(|bad| format!("verify: {bad:?}")));
@@ -105,7 +107,8 @@ pub fn check(folder: &Path, endpoint: &str, also: &Also) -> Result<Report, Box<d
     let known = report.names.clone();
     report.names_in_the_end = hash_all(&cache, &known, &mut report)?;
     if also.gc || also.resume || !also.remove.is_empty() {
-        count(&cache, &structures, &report.names_in_the_end.clone(), &mut report, also.gc)?;
+        let left = Left { orphans: also.power_lost && !also.gc, begun: !also.gc };
+        count(&cache, &structures, &report.names_in_the_end.clone(), &mut report, left)?;
         structures.check("in the end", &mut report.wrong);
     }
     report.landed_in_the_end_bytes = fills(&cache)?.iter().map(|begun| begun.landed_bytes).sum();
@@ -236,13 +239,22 @@ fn resume(cache: &ModelCache, report: &mut Report) -> Result<(), Box<dyn std::er
     Ok(())
 }
 
+/// What may be there besides what is complete.
+#[derive(Clone, Copy)]
+struct Left {
+    /// Extents without a row.
+    orphans: bool,
+    /// Pulls that were interrupted.
+    begun: bool,
+}
+
 /// That nothing is counted twice, and, after `gc`, that nothing is left over.
 fn count(
     cache: &ModelCache,
     structures: &Structures,
     names: &BTreeMap<String, String>,
     report: &mut Report,
-    after_gc: bool,
+    left: Left,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let stats = cache.stats()?;
     let files = listed(cache)?;
@@ -281,14 +293,15 @@ fn count(
     drop(txn);
     let is_derived = |key: &str| key.starts_with("file:~");
     let derived_bytes: u64 = extents.iter().filter(|(key, _)| is_derived(key)).map(|(_, extent)| extent.data_bytes).sum();
-    if derived_bytes != stats.derived_bytes {
+    if derived_bytes < stats.derived_bytes || (!left.orphans && derived_bytes != stats.derived_bytes) {
         wrong(format!("{} derived bytes are counted, {derived_bytes} are there", stats.derived_bytes));
     }
     let stored = contents.values().filter(|bytes| **bytes > INLINE_BYTES);
     let needed = stored.map(|bytes| chunks_of(*bytes)).sum::<u64>();
     let there = extents.iter().filter(|(key, _)| !is_derived(key)).count() as u64;
     let begun = filling.values().map(|bytes| chunks_of(*bytes)).sum::<u64>();
-    if there < needed || (after_gc && there != needed) {
+    let too_many = there > if left.begun { needed + begun } else { needed };
+    if there < needed || (!left.orphans && too_many) {
         wrong(format!("{there} extents are there for {needed} chunks of complete files and {begun} of begun ones"));
     }
     let mut ends = extents.iter().map(|(_, extent)| (extent.page_offset(), extent.data_offset() + extent.data_bytes));
@@ -297,7 +310,7 @@ fn count(
     if let Some(pair) = ranges.windows(2).find(|pair| pair[0].1 > pair[1].0) {
         wrong(format!("two extents share bytes of the data file: {pair:?}"));
     }
-    if after_gc {
+    if !left.begun {
         if stats.filling_bytes > 0 {
             wrong("gc left something begun".to_owned());
         }

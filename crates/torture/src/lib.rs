@@ -12,12 +12,14 @@
 //! | [`history`] | what was said to be done, and what may therefore be there |
 //! | [`check`] | the process that looks at a store nobody works on |
 //! | [`run`] | rounds: start, kill, check |
+//! | [`faults`] | what the Hub does wrong in a soak |
 //! | [`loss`] | a power loss, played on a store's files |
 //! | [`points`] | the fail points there are |
 
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod faults;
 pub mod history;
 pub mod loss;
 pub mod numbers;

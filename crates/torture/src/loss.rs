@@ -77,7 +77,7 @@ pub fn lose(data_file: &Path, log: &Path, numbers: &mut Numbers) -> io::Result<L
             replace(&file, write, is_journal, numbers, &mut lost)?;
         }
     }
-    lost.weak_metas = forget_boot(&file)?;
+    lost.weak_metas = forget_boot(&file, numbers)?;
     clear(log)?;
     Ok(lost)
 }
@@ -204,7 +204,8 @@ const META_BYTES: usize = 224;
 const MAGIC: u64 = 0x5965_9DBD_EF4C_11;
 
 /// Makes the meta pages those of another boot. Gives how many of them were not durable.
-fn forget_boot(file: &File) -> io::Result<u64> {
+fn forget_boot(file: &File, numbers: &mut Numbers) -> io::Result<u64> {
+    let boot = u128::from(numbers.draw()) << 64 | u128::from(numbers.draw());
     let mut weak = 0;
     for page in 0..META_PAGES {
         let at = page * PAGE_BYTES + META_OFFSET;
@@ -223,8 +224,7 @@ fn forget_boot(file: &File) -> io::Result<u64> {
             return Err(io::Error::other(format!("meta page {page} is laid out in another way: {meta:02x?}")));
         }
         weak += u64::from(sign <= SIGN_WEAK);
-        let boot: Vec<u8> = meta[BOOT_OFFSET..BOOT_OFFSET + 16].iter().map(|byte| !byte).collect();
-        file.write_all_at(&boot, at + BOOT_OFFSET as u64)?;
+        file.write_all_at(&boot.to_le_bytes(), at + BOOT_OFFSET as u64)?;
     }
     Ok(weak)
 }

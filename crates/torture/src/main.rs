@@ -61,6 +61,12 @@ struct RunArgs {
     /// Kill at this fail point alone, besides random instants; may be repeated
     #[arg(long)]
     point: Vec<String>,
+    /// One store, and a Hub that fails now and then, too
+    #[arg(long)]
+    soak: bool,
+    /// Append a line of JSON to this file every five seconds
+    #[arg(long)]
+    series: Option<PathBuf>,
     /// Kill a process at each fail point in turn, and nothing else
     #[arg(long, conflicts_with_all = ["kills", "stores", "seconds"])]
     every_fail_point: bool,
@@ -148,12 +154,20 @@ fn torture(args: &RunArgs) -> ExitCode {
     };
     let chosen = if args.point.is_empty() { known.iter().cloned().collect() } else { args.point.clone() };
     let power_loss = args.power_loss || args.until_losses.is_some();
-    let settings = Settings { folder: folder.path().to_owned(), rounds_per_store: args.rounds, points: chosen, power_loss };
+    let settings = Settings {
+        folder: folder.path().to_owned(),
+        rounds_per_store: if args.soak { u64::MAX } else { args.rounds },
+        points: chosen,
+        power_loss,
+        faults: args.soak,
+        series: args.series.clone(),
+    };
     let first = args.seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()));
     let seconds = match (args.seconds, args.kills.or(args.until_losses), args.stores) {
         (None, None, None) => Some(10),
         (seconds, ..) => seconds,
     };
+    let jobs = if args.soak { 1 } else { args.jobs.max(1) };
     let begun = Instant::now();
     let (next, killed, lost, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let total = Mutex::new(Summary::default());
@@ -171,7 +185,7 @@ fn torture(args: &RunArgs) -> ExitCode {
     let work = || {
         if args.every_fail_point {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let every = settings.points.iter().skip(number as usize).step_by(args.jobs.max(1) as usize);
+            let every = settings.points.iter().skip(number as usize).step_by(jobs as usize);
             let (summary, failure) =
                 run::walk(first + number, &Settings { points: every.cloned().collect(), ..settings.clone() });
             return take(summary, failure);
@@ -192,7 +206,7 @@ fn torture(args: &RunArgs) -> ExitCode {
         }
     };
     thread::scope(|scope| {
-        for _ in 0..args.jobs.max(1) {
+        for _ in 0..jobs {
             scope.spawn(work);
         }
     });
@@ -210,13 +224,10 @@ fn torture(args: &RunArgs) -> ExitCode {
             "  again: make torture ARGS=\"--seed {} --stores 1 --jobs 1 --rounds {}{}\"",
             failure.seed,
             args.rounds,
-            if args.every_fail_point {
-                " --every-fail-point"
-            } else if power_loss {
-                " --power-loss"
-            } else {
-                ""
-            }
+            [(args.every_fail_point, " --every-fail-point"), (power_loss, " --power-loss"), (args.soak, " --soak")]
+                .iter()
+                .filter_map(|(given, option)| given.then_some(*option))
+                .collect::<String>()
         );
     }
     eprintln!("all is kept in {}", kept.display());
@@ -267,6 +278,9 @@ fn tell(total: &Summary, known: &std::collections::BTreeSet<String>, elapsed: Du
             lost.bytes >> 20,
             lost.weak_metas
         );
+    }
+    if total.faults > 0 {
+        println!("  {} faults of the Hub, {} of them in rounds after which all held", total.faults, total.faults_survived);
     }
     let never: Vec<_> = known.iter().filter(|point| !total.kills_at.contains_key(*point)).cloned().collect();
     println!("  killed at {} of {} fail points; not at {}", known.len() - never.len(), known.len(), never.join(" "));

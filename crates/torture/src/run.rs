@@ -2,6 +2,7 @@
 
 use crate::{
     check::{Also, Report},
+    faults::Faults,
     history::{Ends, History, Log},
     loss::{self, Lost},
     numbers::Numbers,
@@ -24,6 +25,9 @@ use tabagent_model_cache::BLOCK_BYTES;
 /// What a process may take for its work before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_micros(500);
+/// How often the memory of a process is looked at, and a line of the series written.
+const WATCHED_EVERY: Duration = Duration::from_millis(20);
+const LINE_EVERY: Duration = Duration::from_secs(5);
 /// What a connection that is cut may have fetched in vain: a block, and what the buffers of both ends hold.
 const IN_FLIGHT: u64 = BLOCK_BYTES + (1 << 20);
 
@@ -38,6 +42,10 @@ pub struct Settings {
     pub points: Vec<String>,
     /// Whether the power goes with the processes.
     pub power_loss: bool,
+    /// Whether the Hub fails now and then, which is a soak.
+    pub faults: bool,
+    /// Where a line is written every few seconds.
+    pub series: Option<PathBuf>,
 }
 
 /// What was done and found so far.
@@ -69,6 +77,10 @@ pub struct Summary {
     pub losses: u64,
     /// What they took away.
     pub lost: Lost,
+    /// Times the Hub did something wrong.
+    pub faults: u64,
+    /// Of these, those in rounds after which all held.
+    pub faults_survived: u64,
 }
 
 /// How operations ended.
@@ -105,6 +117,8 @@ impl Summary {
         self.resumed_landed_bytes += other.resumed_landed_bytes;
         self.losses += other.losses;
         self.lost.add(&other.lost);
+        self.faults += other.faults;
+        self.faults_survived += other.faults_survived;
     }
 
     fn count(&mut self, ends: &BTreeMap<&'static str, Ends>) {
@@ -163,6 +177,12 @@ pub struct Stage {
     logs_writes: bool,
     /// What decides how the power goes in this round, if it does.
     power_loss: Option<Numbers>,
+    /// What the Hub does wrong in this round.
+    faults: Option<Faults>,
+    /// Of the store at the last check: complete bytes, length and allocated bytes of the data file.
+    sizes: [u64; 3],
+    /// The most private memory a process was seen to have since the last line of the series.
+    most_private_bytes: std::cell::Cell<u64>,
 }
 
 impl Stage {
@@ -177,7 +197,22 @@ impl Stage {
         let (world, hub) = World::new(seed, &folder.join("sources"))?;
         let names = BTreeMap::new();
         let logs_writes = settings.power_loss;
-        Ok(Self { folder, seed, round: 0, world, hub, names, here_bytes: 0, logs_writes, power_loss: None })
+        let (here_bytes, sizes, most_private_bytes) = (0, [0; 3], std::cell::Cell::new(0));
+        let (power_loss, faults) = (None, None);
+        Ok(Self {
+            folder,
+            seed,
+            round: 0,
+            world,
+            hub,
+            names,
+            here_bytes,
+            logs_writes,
+            power_loss,
+            faults,
+            sizes,
+            most_private_bytes,
+        })
     }
 
     /// The store's folder, and all that belongs to it.
@@ -211,18 +246,27 @@ impl Stage {
         let mut plans = Vec::new();
         let mut kills = Vec::new();
         for number in 0..processes {
-            plans.push(plan::draw(&self.world, mix, numbers.within(2..9) as usize, numbers));
-            kills.push(match number {
+            let kill = match number {
                 // The power goes for all at once.
                 1.. if settings.power_loss => Kill::WithOthers,
                 number => draw_kill(settings, number == 0, numbers),
+            };
+            plans.push(match kill {
+                // Else it would often not be passed.
+                Kill::At(..) if mix == Mix::All => plan::tour(&self.world),
+                _ => plan::draw(&self.world, mix, numbers.within(2..9) as usize, numbers),
             });
+            kills.push(kill);
         }
-        let mut also =
-            Also { verify: numbers.once_in(8), gc: numbers.once_in(4), resume: numbers.once_in(3), remove: Vec::new() };
+        let mut also = Also { verify: numbers.once_in(8), gc: numbers.once_in(4), resume: numbers.once_in(3), ..Also::default() };
         let repos = self.world.repos().into_iter().chain(self.world.import_repos());
         also.remove.extend(repos.filter(|_| numbers.once_in(2)).map(str::to_owned));
-        self.power_loss = settings.power_loss.then(|| numbers.fork());
+        // In a soak now and then; else always.
+        let power_goes = settings.power_loss && (!settings.faults || numbers.once_in(4));
+        self.power_loss = power_goes.then(|| numbers.fork());
+        also.power_lost = power_goes;
+        also.gc |= power_goes && numbers.once_in(2);
+        self.faults = (settings.faults && !numbers.once_in(3)).then(|| Faults::switch_on(&self.hub, numbers));
         self.act(&plans, &kills, mix, &also, summary)
     }
 
@@ -240,7 +284,7 @@ impl Stage {
     /// # Errors
     /// What does not hold afterwards.
     fn walk(&mut self, point: &str, summary: &mut Summary) -> Result<bool, Failure> {
-        let all = Also { verify: true, gc: true, resume: true, remove: Vec::new() };
+        let all = Also { verify: true, gc: true, resume: true, ..Also::default() };
         let looks = Also { gc: false, resume: false, ..all.clone() };
         let tour = plan::tour(&self.world);
         // Points that only who finds an interrupted one passes: what interrupts it.
@@ -286,6 +330,10 @@ impl Stage {
         wrong.extend(ended);
         let served_bytes = self.hub.bytes_served();
         self.hub.clear_log();
+        let faults = self.faults.take();
+        let with_faults = faults.is_some();
+        let strikes = faults.map_or(0, |faults| faults.switch_off(&self.hub));
+        summary.faults += strikes;
         let with_power_loss = self.power_loss.is_some();
         if let Some(mut numbers) = self.power_loss.take() {
             let data_file = self.store().join("model_cache_chunks/mdbx.dat");
@@ -302,7 +350,7 @@ impl Stage {
         wrong.extend(report.wrong.iter().cloned());
         wrong.extend(history.contradictions(&report.names));
         let landed: u64 = report.fills.iter().map(|begun| begun.landed_bytes).sum();
-        if mix == Mix::Pulls && !with_power_loss {
+        if mix == Mix::Pulls && !with_power_loss && !with_faults {
             // Read before the check resumed anything.
             let here: BTreeSet<&String> = report.names.values().collect();
             let here_bytes = here.iter().map(|digest| self.world.size_bytes(digest)).sum::<u64>() + landed;
@@ -322,6 +370,8 @@ impl Stage {
         if !wrong.is_empty() {
             return Err(self.failure(wrong));
         }
+        summary.faults_survived += strikes;
+        self.sizes = [report.live_bytes, report.data_file_bytes, report.data_file_allocated_bytes];
         let here: BTreeSet<&String> = report.names_in_the_end.values().collect();
         let complete_bytes = here.iter().map(|digest| self.world.size_bytes(digest)).sum::<u64>();
         self.here_bytes = complete_bytes + report.landed_in_the_end_bytes;
@@ -364,17 +414,22 @@ impl Stage {
             command.arg("--log").arg(log).arg("--number").arg(number.to_string());
             command.arg("--plan").arg(&orders).arg("--scratch").arg(&scratch);
             command.env("MODEL_CACHE_FAIL_TRACE", &trace);
+            if self.faults.is_some() {
+                command.arg("--faults");
+            }
             if let Kill::At(point, nth) = kill {
                 command.env("MODEL_CACHE_FAIL_AT", format!("{point}:{nth}"));
             }
             summary.processes += 1;
-            running.push(Running { child: command.spawn()?, kill: kill.clone(), started: Instant::now(), number });
+            let started = Instant::now();
+            running.push(Running { child: command.spawn()?, kill: kill.clone(), started, number, watched: started });
         }
         let mut wrong = Vec::new();
         let mut any_killed = false;
         while !running.is_empty() {
             let mut still = Vec::new();
             for mut process in running {
+                self.watch(&mut process);
                 let due = match process.kill {
                     Kill::After(time) => process.started.elapsed() >= time,
                     Kill::WithOthers => any_killed,
@@ -415,6 +470,39 @@ impl Stage {
         Ok(wrong)
     }
 
+    /// Appends what was done and seen so far to the series.
+    fn write_line(&self, series: &Path, elapsed: Duration, summary: &Summary) -> io::Result<()> {
+        let [live, length, allocated] = self.sizes;
+        let done: u64 = summary.operations.values().map(|ended| ended.done).sum();
+        let line = serde_json::json!({
+            "seconds": elapsed.as_secs_f64(),
+            "operations": done,
+            "kills": summary.kills,
+            "checks": summary.checks,
+            "losses": summary.losses,
+            "served_bytes": summary.served_bytes,
+            "faults": summary.faults,
+            "faults_survived": summary.faults_survived,
+            "private_bytes": self.most_private_bytes.replace(0),
+            "live_bytes": live,
+            "data_file_bytes": length,
+            "data_file_allocated_bytes": allocated,
+        });
+        use io::Write;
+        writeln!(fs::File::options().create(true).append(true).open(series)?, "{line}")
+    }
+
+    fn watch(&self, process: &mut Running) {
+        if process.watched.elapsed() < WATCHED_EVERY {
+            return;
+        }
+        process.watched = Instant::now();
+        let status = fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib: u64 = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
+        self.most_private_bytes.set(self.most_private_bytes.get().max(kib << 10));
+    }
+
     fn command(&self, mode: &str) -> io::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(mode).arg("--store").arg(self.store()).arg("--endpoint").arg(self.hub.endpoint());
@@ -446,6 +534,8 @@ struct Running {
     kill: Kill,
     started: Instant,
     number: usize,
+    /// When its memory was last looked at.
+    watched: Instant,
 }
 
 /// Whoever comes first is killed for certain, at its point or in the end; others may be left to finish.
@@ -479,6 +569,8 @@ pub fn torture(seed: u64, settings: &Settings, go_on: &dyn Fn(&Summary) -> bool)
             return (summary, Some(Failure { what, seed, round: 0, kept: settings.folder.clone() }));
         }
     };
+    let begun = Instant::now();
+    let mut lines = 0;
     for _ in 0..settings.rounds_per_store {
         if !go_on(&summary) {
             break;
@@ -486,6 +578,14 @@ pub fn torture(seed: u64, settings: &Settings, go_on: &dyn Fn(&Summary) -> bool)
         let mut of_round = numbers.fork();
         if let Err(failure) = stage.round(settings, &mut of_round, &mut summary) {
             return (summary, Some(failure));
+        }
+        if let Some(series) = &settings.series
+            && begun.elapsed() >= LINE_EVERY * lines
+        {
+            lines += 1;
+            if let Err(error) = stage.write_line(series, begun.elapsed(), &summary) {
+                return (summary, Some(Failure::from((error, &stage))));
+            }
         }
     }
     let _ = fs::remove_dir_all(stage.folder());

@@ -1,7 +1,7 @@
 //! What there is to pull and to import: [`World`], all of it following from a seed.
 
 use crate::numbers::Numbers;
-use hub_fixture::{Content, Hub, HubBuilder, Repo};
+use hub_fixture::{Content, Fault, Hub, HubBuilder, Repo, Target};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -60,19 +60,19 @@ impl World {
             pushes: 0,
         };
         let mut content = |bytes: u64| world.add(Content::seeded(numbers.draw(), bytes));
-        let sizes = |numbers: &mut Numbers, range: std::ops::Range<u64>| numbers.within(range);
+
         let mut draw = Numbers::new(seed);
         // Inline files, files of one block and less, of several, of whole blocks alone, and now and then of two chunks.
-        let config = content(sizes(&mut draw, 2..300));
-        let tokenizer = content(sizes(&mut draw, 30 * KIB..64 * KIB + 1));
-        let small = content(sizes(&mut draw, 64 * KIB + 1..400 * KIB));
-        let middling = content(sizes(&mut draw, MIB..5 * MIB));
+        let config = content(draw.within(2..300));
+        let tokenizer = content(draw.within(30 * KIB..64 * KIB + 1));
+        let small = content(draw.within(64 * KIB + 1..400 * KIB));
+        let middling = content(draw.within(MIB..5 * MIB));
         let exact = content(5 * MIB * draw.within(1..3));
-        let several = content(sizes(&mut draw, 6 * MIB..25 * MIB));
-        let other = content(sizes(&mut draw, 3 * MIB..12 * MIB));
-        let local = content(sizes(&mut draw, 2 * MIB..9 * MIB));
-        let changed = content(sizes(&mut draw, 2 * MIB..9 * MIB));
-        let notes = content(sizes(&mut draw, 1..1000));
+        let several = content(draw.within(11 * MIB..25 * MIB));
+        let other = content(draw.within(3 * MIB..12 * MIB));
+        let local = content(draw.within(2 * MIB..9 * MIB));
+        let changed = content(draw.within(2 * MIB..9 * MIB));
+        let notes = content(draw.within(1..1000));
         let mut repos: Vec<(&str, Vec<(&str, &String)>, Vec<(&str, &String)>)> = vec![
             // Two revisions of which only the small files differ.
             (
@@ -110,6 +110,11 @@ impl World {
             world.imports.entry(repo.to_owned()).or_default().push((below, files));
         }
         let hub = hub.start()?;
+        // Half of the worlds are far away, so that kills come in the middle of files.
+        if draw.once_in(2) {
+            let rate = draw.within(10..80) * 1_000_000;
+            hub.faults().always(Target::any().cdn(), Fault::SlowBytesPerSecond(rate));
+        }
         for (repo, revisions) in world.revisions.clone() {
             for revision in revisions {
                 let commit = hub.commit(&repo, &revision).ok_or_else(|| io::Error::other(format!("{repo} has no {revision}")))?;
