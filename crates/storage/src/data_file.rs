@@ -265,8 +265,12 @@ impl DataFile {
             return Ok(());
         }
         write_log::freed(extent);
+        self.punch_range(hole(extent))
+    }
+
+    /// Takes the disk space of a range of bytes away; they read as zeros.
+    pub(crate) fn punch_range(&self, mut rest: Range<u64>) -> Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let mut rest = hole(extent);
         while !rest.is_empty() {
             let step_bytes = self.punch_step_bytes.load(Ordering::Relaxed);
             let bytes = step_bytes.min(rest.end - rest.start);

@@ -334,6 +334,30 @@ impl ExtentsWrite<'_> {
         self.txn.del(&table, key, None).map_err(|source| db.error("delete an extent", source))
     }
 
+    /// Gives the disk space of pages that are nobody's back to the file system: what a reservation took that a crash kept from being committed, or a
+    /// power loss undid. The transaction has changed nothing yet, and keeps other writers out meanwhile.
+    ///
+    /// Pages that a commit not yet [synced](Extents::sync) freed stay: a power loss would bring them back. Does nothing unless
+    /// [`can_punch`](crate::can_punch).
+    pub fn punch_free(&self, writer: &DataFile) -> Result<()> {
+        if !crate::can_punch() {
+            return Ok(());
+        }
+        let free = self.extents.db.free_pages(&self.txn)?;
+        for key in self.keys()? {
+            let Some(extent) = self.locate(&key)? else { continue };
+            let used = u64::from(extent.page)..(extent.data_offset() + extent.data_bytes).div_ceil(PAGE_BYTES);
+            if let Some(pages) = free.iter().find(|pages| pages.start < used.end && used.start < pages.end) {
+                let reason = format!("its pages {used:?} overlap {pages:?}, which libmdbx says are free");
+                return Err(Error::BadExtent { key, reason });
+            }
+        }
+        for pages in free {
+            writer.punch_range(pages.start * PAGE_BYTES..pages.end * PAGE_BYTES)?;
+        }
+        Ok(())
+    }
+
     /// Every key there is, in order.
     pub fn keys(&self) -> Result<Vec<String>> {
         let db = &self.extents.db;

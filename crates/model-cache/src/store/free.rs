@@ -155,6 +155,8 @@ impl Store {
         fail_point("gc.orphans_freed");
         self.settle()?;
         fail_point("gc.settled");
+        self.punch_free()?;
+        fail_point("gc.free_pages_punched");
         Ok(removed)
     }
 
@@ -420,6 +422,14 @@ impl Store {
         }
         txn.commit().attempted(freeing)?;
         Ok(freed_bytes)
+    }
+
+    /// Gives back the space of pages that belong to nothing, as a power loss leaves them when it undoes a reservation.
+    fn punch_free(&self) -> Result<()> {
+        let punching = || "could not give the space of unused pages back".to_owned();
+        let writer = self.extents.open_writer().attempted(punching)?;
+        let txn = self.extents.begin_free().attempted(punching)?;
+        txn.punch_free(&writer).attempted(punching)
     }
 
     /// Lets libmdbx reuse and cut off freed pages, unless that would write out somebody's fill.

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod check;
+mod free_pages;
 
 use crate::{
     disk,
