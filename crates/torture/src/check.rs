@@ -68,6 +68,8 @@ pub struct Begun {
 const OWN_BYTES: u64 = 8 << 20;
 /// What an extent that was freed keeps: the first 4 KiB of its header region, and in format 2 those of a first page that lies apart.
 const KEPT_BYTES: u64 = 8 << 10;
+/// How much less than what was freed may return at once.
+const FREED_SLACK_BYTES: u64 = 4 << 20;
 const PAGE_BYTES: u64 = storage::PAGE_BYTES;
 
 /// Checks the store in `folder`.
@@ -91,12 +93,7 @@ pub fn check(folder: &Path, endpoint: &str, also: &Also) -> Result<Report, Box<d
     if also.resume {
         resume(&cache, &mut report)?;
     }
-    for repo in &also.remove {
-        match cache.delete_model(repo) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-    }
+    remove(&cache, &structures, &also.remove, &mut report)?;
     if also.gc {
         cache.gc()?;
         let again = cache.gc()?;
@@ -212,6 +209,32 @@ fn fills(cache: &ModelCache) -> tabagent_model_cache::Result<Vec<Begun>> {
             fetched_bytes: None,
         })
         .collect())
+}
+
+/// Removes repos, and sees that the space they took is free at once.
+fn remove(
+    cache: &ModelCache,
+    structures: &Structures,
+    repos: &[String],
+    report: &mut Report,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let allocated = || std::fs::metadata(structures.extents.data_file_path()).map(|metadata| metadata.blocks() * 512);
+    let (before, mut freed_bytes) = (allocated()?, 0);
+    for repo in repos {
+        match cache.delete_model(repo) {
+            Ok(removed) => freed_bytes += removed.freed_bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let after = allocated()?;
+    // Small files take no space of this file, and libmdbx a little for what it did.
+    if after + freed_bytes > before + FREED_SLACK_BYTES {
+        report.wrong.push(format!(
+            "removing {repos:?} freed {freed_bytes} bytes, and the data file went from {before} allocated to {after}"
+        ));
+    }
+    Ok(())
 }
 
 fn resume(cache: &ModelCache, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {

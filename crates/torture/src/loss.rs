@@ -201,7 +201,7 @@ const SIGN_WEAK: u64 = 1;
 const BOOT_OFFSET: usize = 192;
 const META_BYTES: usize = 224;
 /// libmdbx's mark, and the 8 bits of a version behind it.
-const MAGIC: u64 = 0x5965_9DBD_EF4C_11;
+const MAGIC: u64 = 0x0059_659D_BDEF_4C11;
 
 /// Makes the meta pages those of another boot. Gives how many of them were not durable.
 fn forget_boot(file: &File, numbers: &mut Numbers) -> io::Result<u64> {

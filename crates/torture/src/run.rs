@@ -250,7 +250,7 @@ impl Stage {
         for number in 0..processes {
             let kill = match number {
                 // The power goes for all at once.
-                1.. if settings.power_loss => Kill::WithOthers,
+                1.. if settings.power_loss && !settings.faults => Kill::WithOthers,
                 number => draw_kill(settings, number == 0, numbers),
             };
             plans.push(match kill {
@@ -262,9 +262,10 @@ impl Stage {
         }
         let mut also = Also { verify: numbers.once_in(8), gc: numbers.once_in(4), resume: numbers.once_in(3), ..Also::default() };
         let repos = self.world.repos().into_iter().chain(self.world.import_repos());
-        also.remove.extend(repos.filter(|_| numbers.once_in(2)).map(str::to_owned));
-        // In a soak now and then; else always.
-        let power_goes = settings.power_loss && (!settings.faults || numbers.once_in(4));
+        let removes = numbers.once_in(2);
+        also.remove.extend(repos.filter(|_| removes && numbers.once_in(2)).map(str::to_owned));
+        // In a soak now and then. Else mostly: a kill leaves what was begun, and what the next round lands of it is lost in part.
+        let power_goes = settings.power_loss && if settings.faults { numbers.once_in(4) } else { !numbers.once_in(3) };
         self.power_loss = power_goes.then(|| numbers.fork());
         also.power_lost = power_goes;
         also.gc |= power_goes && numbers.once_in(2);

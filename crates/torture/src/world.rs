@@ -17,6 +17,11 @@ pub const MOVING: &str = "org/moving";
 /// The repo whose file is larger than a chunk, where there is one.
 pub const LARGE: &str = "org/large";
 
+/// Path and content's SHA-256 of each file.
+type Files = BTreeMap<String, String>;
+/// The same, as it is written down below.
+type Listed<'a> = Vec<(&'a str, &'a String)>;
+
 /// Repos at the Hub, commit by commit, and files to import. A content is told by the SHA-256 of its bytes.
 #[derive(Debug)]
 pub struct World {
@@ -24,9 +29,9 @@ pub struct World {
     /// The Hub's repos, and the revisions each has.
     revisions: BTreeMap<String, Vec<String>>,
     /// By repo, then commit: path and content's SHA-256.
-    commits: BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>>,
+    commits: BTreeMap<String, BTreeMap<String, Files>>,
     /// By repo of an import: a folder for each variant, and its one or more files.
-    imports: BTreeMap<String, Vec<(PathBuf, BTreeMap<String, String>)>>,
+    imports: BTreeMap<String, Vec<(PathBuf, Files)>>,
     numbers: Numbers,
     pushes: u64,
 }
@@ -73,7 +78,7 @@ impl World {
         let local = content(draw.within(2 * MIB..9 * MIB));
         let changed = content(draw.within(2 * MIB..9 * MIB));
         let notes = content(draw.within(1..1000));
-        let mut repos: Vec<(&str, Vec<(&str, &String)>, Vec<(&str, &String)>)> = vec![
+        let mut repos: Vec<(&str, Listed<'_>, Listed<'_>)> = vec![
             // Two revisions of which only the small files differ.
             (
                 MOVING,
@@ -87,7 +92,7 @@ impl World {
         if let Some(large) = &large {
             repos.push((LARGE, vec![("large.gguf", large)], vec![]));
         }
-        let variants: [(&str, Vec<(&str, &String)>); 5] = [
+        let variants: [(&str, Listed<'_>); 5] = [
             ("me/local", vec![("weights.bin", &local)]),
             ("me/local", vec![("weights.bin", &changed)]),
             // What the Hub has too.
