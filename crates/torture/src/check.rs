@@ -22,8 +22,8 @@ pub struct Also {
     pub gc: bool,
     /// To go on with every pull that was interrupted.
     pub resume: bool,
-    /// That the power was lost: what was freed last may have come back, without a row, until `gc`.
-    pub power_lost: bool,
+    /// That a power loss may have brought back what was freed, without a row, until `gc`.
+    pub orphans: bool,
     /// To remove these repos in the end, so that the next round has something to do.
     pub remove: Vec<String>,
 }
@@ -84,7 +84,7 @@ pub fn check(folder: &Path, endpoint: &str, also: &Also) -> Result<Report, Box<d
     structures.check("as it was left", &mut report.wrong);
     let cache = open(folder, endpoint)?;
     report.names = hash_all(&cache, &BTreeMap::new(), &mut report)?;
-    count(&cache, &structures, &report.names.clone(), &mut report, Left { orphans: also.power_lost, begun: true })?;
+    count(&cache, &structures, &report.names.clone(), &mut report, Left { orphans: also.orphans, begun: true })?;
     if also.verify {
         let found = cache.verify(None, &[], &VerifyOptions { digest: true, ..VerifyOptions::default() })?;
         report.wrong.extend(found.bad.iter().map(|bad| format!("verify: {bad:?}")));
@@ -104,7 +104,7 @@ pub fn check(folder: &Path, endpoint: &str, also: &Also) -> Result<Report, Box<d
     let known = report.names.clone();
     report.names_in_the_end = hash_all(&cache, &known, &mut report)?;
     if also.gc || also.resume || !also.remove.is_empty() {
-        let left = Left { orphans: also.power_lost && !also.gc, begun: !also.gc };
+        let left = Left { orphans: also.orphans && !also.gc, begun: !also.gc };
         count(&cache, &structures, &report.names_in_the_end.clone(), &mut report, left)?;
         structures.check("in the end", &mut report.wrong);
     }

@@ -157,6 +157,8 @@ impl From<(io::Error, &Stage)> for Failure {
 enum Kill {
     /// So long after its start.
     After(Duration),
+    /// So long after any process began its first operation.
+    AfterBegun(Duration),
     /// When it passes a fail point for the nth time.
     At(String, u64),
     /// When the first of the others is.
@@ -179,6 +181,8 @@ pub struct Stage {
     logs_writes: bool,
     /// What decides how the power goes in this round, if it does.
     power_loss: Option<Numbers>,
+    /// Whether a power loss may have left extents without a row, which `gc` has not freed yet.
+    orphans: bool,
     /// What the Hub does wrong in this round.
     faults: Option<Faults>,
     /// Of the store at the last check: complete bytes, length and allocated bytes of the data file.
@@ -211,6 +215,7 @@ impl Stage {
             here_bytes,
             logs_writes,
             power_loss,
+            orphans: false,
             faults,
             sizes,
             most_private_bytes,
@@ -240,7 +245,7 @@ impl Stage {
     /// What does not hold after it.
     pub fn round(&mut self, settings: &Settings, numbers: &mut Numbers, summary: &mut Summary) -> Result<(), Failure> {
         self.round += 1;
-        let mix = if numbers.once_in(4) { Mix::Pulls } else { Mix::All };
+        let mix = if numbers.once_in(if settings.power_loss { 2 } else { 4 }) { Mix::Pulls } else { Mix::All };
         if numbers.once_in(6) {
             self.world.push(&self.hub);
         }
@@ -251,6 +256,10 @@ impl Stage {
             let kill = match number {
                 // The power goes for all at once.
                 1.. if settings.power_loss && !settings.faults => Kill::WithOthers,
+                // With some blocks journaled and not synced there is most to lose.
+                0 if settings.power_loss && mix == Mix::Pulls && numbers.once_in(2) => {
+                    Kill::At("fill.block_journaled".to_owned(), numbers.within(1..8))
+                }
                 number => draw_kill(settings, number == 0, numbers),
             };
             plans.push(match kill {
@@ -262,12 +271,13 @@ impl Stage {
         }
         let mut also = Also { verify: numbers.once_in(8), gc: numbers.once_in(4), resume: numbers.once_in(3), ..Also::default() };
         let repos = self.world.repos().into_iter().chain(self.world.import_repos());
-        let removes = numbers.once_in(2);
-        also.remove.extend(repos.filter(|_| removes && numbers.once_in(2)).map(str::to_owned));
+        // Nothing, some, or all.
+        let removes = numbers.within(0..3);
+        also.remove.extend(repos.filter(|_| removes == 2 || (removes == 1 && numbers.once_in(2))).map(str::to_owned));
         // In a soak now and then. Else mostly: a kill leaves what was begun, and what the next round lands of it is lost in part.
         let power_goes = settings.power_loss && if settings.faults { numbers.once_in(4) } else { !numbers.once_in(3) };
         self.power_loss = power_goes.then(|| numbers.fork());
-        also.power_lost = power_goes;
+        also.orphans = power_goes || self.orphans;
         also.gc |= power_goes && numbers.once_in(2);
         self.faults = (settings.faults && !numbers.once_in(3)).then(|| Faults::switch_on(&self.hub, numbers));
         self.act(&plans, &kills, mix, &also, summary)
@@ -275,7 +285,7 @@ impl Stage {
 
     /// A new, empty store for the same world.
     fn begin_anew(&mut self) -> io::Result<()> {
-        (self.names, self.here_bytes) = (BTreeMap::new(), 0);
+        (self.names, self.here_bytes, self.orphans) = (BTreeMap::new(), 0, false);
         match fs::remove_dir_all(self.store()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -375,6 +385,7 @@ impl Stage {
             return Err(self.failure(wrong));
         }
         summary.faults_survived += strikes;
+        self.orphans = also.orphans && !also.gc;
         self.sizes = [report.live_bytes, report.data_file_bytes, report.data_file_allocated_bytes];
         let here: BTreeSet<&String> = report.names_in_the_end.values().collect();
         let complete_bytes = here.iter().map(|digest| self.world.size_bytes(digest)).sum::<u64>();
@@ -431,12 +442,17 @@ impl Stage {
         }
         let mut wrong = Vec::new();
         let mut any_killed = false;
+        let mut begun = None;
         while !running.is_empty() {
+            if begun.is_none() && fs::metadata(log).is_ok_and(|log| log.len() > 0) {
+                begun = Some(Instant::now());
+            }
             let mut still = Vec::new();
             for mut process in running {
                 self.watch(&mut process);
                 let due = match process.kill {
                     Kill::After(time) => process.started.elapsed() >= time,
+                    Kill::AfterBegun(time) => begun.is_some_and(|begun: Instant| begun.elapsed() >= time),
                     Kill::WithOthers => any_killed,
                     Kill::At(..) | Kill::Never => false,
                 };
@@ -549,7 +565,8 @@ struct Running {
 fn draw_kill(settings: &Settings, first: bool, numbers: &mut Numbers) -> Kill {
     let instant = |numbers: &mut Numbers| {
         let most = [15_000, 50_000, 50_000, 150_000, 400_000][numbers.within(0..5) as usize];
-        Kill::After(Duration::from_micros(numbers.within(2000..most)))
+        let time = Duration::from_micros(numbers.within(2000..most));
+        if numbers.once_in(3) { Kill::After(time) } else { Kill::AfterBegun(time) }
     };
     match numbers.within(0..10) {
         0..4 if !settings.points.is_empty() => {
