@@ -93,7 +93,7 @@ pub fn check(folder: &Path, endpoint: &str, also: &Also) -> Result<Report, Box<d
     if also.resume {
         resume(&cache, &mut report)?;
     }
-    remove(&cache, &structures, &also.remove, &mut report)?;
+    remove(&cache, &structures, also, &mut report)?;
     if also.gc {
         cache.gc()?;
         let again = cache.gc()?;
@@ -215,12 +215,12 @@ fn fills(cache: &ModelCache) -> tabagent_model_cache::Result<Vec<Begun>> {
 fn remove(
     cache: &ModelCache,
     structures: &Structures,
-    repos: &[String],
+    also: &Also,
     report: &mut Report,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let allocated = || std::fs::metadata(structures.extents.data_file_path()).map(|metadata| metadata.blocks() * 512);
     let (before, mut freed_bytes) = (allocated()?, 0);
-    for repo in repos {
+    for repo in &also.remove {
         match cache.delete_model(repo) {
             Ok(removed) => freed_bytes += removed.freed_bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -229,7 +229,9 @@ fn remove(
     }
     let after = allocated()?;
     // Small files take no space of this file, and libmdbx a little for what it did.
-    if after + freed_bytes > before + FREED_SLACK_BYTES {
+    // The space of a reservation that a power loss undid is for `gc` to find.
+    if !also.orphans && after + freed_bytes > before + FREED_SLACK_BYTES {
+        let repos = &also.remove;
         report.wrong.push(format!(
             "removing {repos:?} freed {freed_bytes} bytes, and the data file went from {before} allocated to {after}"
         ));
