@@ -4,7 +4,9 @@ use crate::{
     copy::CopyMethod,
     error::{Error, Result},
     extent::{Extent, HEADER_REGION_BYTES, PAGE_BYTES},
+    fail::fail_point,
     mdbx::PAGE_HEADER_BYTES,
+    write_log,
 };
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use std::{
@@ -157,7 +159,9 @@ impl DataFile {
     /// after any that failed.
     pub fn write_at(&self, extent: &Extent, offset: u64, bytes: &[u8]) -> Result<()> {
         self.check_range(extent, offset, bytes.len() as u64, "write")?;
-        self.write(extent.data_offset() + offset, bytes)
+        self.write(extent, extent.data_offset() + offset, bytes)?;
+        fail_point("fill.piece_written");
+        Ok(())
     }
 
     /// Journals that `block` of the extent has landed, with the CRC32C of its bytes.
@@ -171,7 +175,9 @@ impl DataFile {
         let mut entry = [0; JOURNAL_ENTRY_BYTES as usize];
         entry[..4].copy_from_slice(&crc.to_le_bytes());
         entry[4..].copy_from_slice(&LANDED.to_le_bytes());
-        self.write(extent.page_offset() + at, &entry)
+        self.write(extent, extent.page_offset() + at, &entry)?;
+        fail_point("fill.block_journaled");
+        Ok(())
     }
 
     /// Starts writing `bytes` at `offset` of the extent's data out to the disk, so that [`sync`](Self::sync) finds less to wait for.
@@ -252,10 +258,12 @@ impl DataFile {
     pub fn sync(&self) -> Result<()> {
         let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_after_failure()?;
-        self.file.sync_data().map_err(|source| {
+        write_log::synced(false, || self.file.sync_data()).map_err(|source| {
             self.failed.store(true, Ordering::Release);
             self.io("sync", source)
-        })
+        })?;
+        fail_point("fill.data_synced");
+        Ok(())
     }
 
     /// Drops the extent's clean pages from the page cache, so that the next read shows what the disk has.
@@ -274,8 +282,13 @@ impl DataFile {
         if !crate::can_punch() {
             return Ok(());
         }
+        write_log::freed(extent);
+        self.punch_range(hole(extent))
+    }
+
+    /// Takes the disk space of a range of bytes away; they read as zeros.
+    pub(crate) fn punch_range(&self, mut rest: Range<u64>) -> Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let mut rest = hole(extent);
         while !rest.is_empty() {
             let step_bytes = self.punch_step_bytes.load(Ordering::Relaxed);
             let bytes = step_bytes.min(rest.end - rest.start);
@@ -288,6 +301,7 @@ impl DataFile {
             }
             rest.start += bytes;
             self.punch_step_bytes.store(next_step_bytes(step_bytes, bytes, begun.elapsed()), Ordering::Relaxed);
+            fail_point("punch.step_taken");
         }
         Ok(())
     }
@@ -312,7 +326,7 @@ impl DataFile {
         let journal_bytes = header.blocks() * JOURNAL_ENTRY_BYTES as usize;
         let mut bytes = header.encode().to_vec();
         bytes.resize(HEADER_BYTES + journal_bytes, 0);
-        self.write(extent.page_offset() + HEADER_OFFSET, &bytes)
+        self.write(extent, extent.page_offset() + HEADER_OFFSET, &bytes)
     }
 
     pub(crate) fn read_page_header(&self, page: u32) -> Result<[u8; PAGE_HEADER_BYTES]> {
@@ -322,9 +336,10 @@ impl DataFile {
         Ok(bytes)
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+    fn write(&self, extent: &Extent, offset: u64, bytes: &[u8]) -> Result<()> {
         // What is written after a failure can't be sealed: whoever fetches it should hear so now, not at the end.
         self.refuse_after_failure()?;
+        write_log::writing(&self.file, extent, offset, bytes.len());
         self.file.write_all_at(bytes, offset).map_err(|source| {
             self.failed.store(true, Ordering::Release);
             self.io("write", source)

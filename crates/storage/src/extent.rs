@@ -15,7 +15,9 @@ use crate::{
     data_file::{DataFile, ExtentHeader},
     disk,
     error::{Error, Result},
+    fail::fail_point,
     mdbx::{DATA_FILE, ExtentsDb, PAGE_HEADER_BYTES, Placed, Unread, WriteMap, Writing},
+    write_log,
 };
 use std::{
     path::{Path, PathBuf},
@@ -137,6 +139,9 @@ pub struct Extents {
 
 impl Extents {
     pub(crate) fn new(db: ExtentsDb, table: &'static str, alignment: Alignment) -> Result<Self> {
+        // After a crash libmdbx takes all of it for not synced.
+        write_log::committing();
+        write_log::committed();
         let reader = DataFile::new(db.open_data_file(false)?, db.folder().to_owned());
         Ok(Self { db, table, alignment, reader })
     }
@@ -212,7 +217,7 @@ impl Extents {
     /// Cost: writes back the whole file's dirty data, fills in progress included. It does not make in-place data durable when no
     /// transaction is pending: that is [`DataFile::sync`]'s promise.
     pub fn sync(&self) -> Result<()> {
-        self.db.sync()
+        write_log::synced(true, || self.db.sync())
     }
 
     fn begin_write(&self, action: &'static str, headroom_bytes: u64) -> Result<ExtentsWrite<'_>> {
@@ -220,6 +225,14 @@ impl Extents {
         // Asked with the writer's place held, so that no other writer takes the room in between.
         disk::check_room(self.folder(), action, headroom_bytes)?;
         Ok(ExtentsWrite { txn, extents: self, failed: AtomicBool::new(false) })
+    }
+}
+
+#[cfg(feature = "fail-points")]
+impl Drop for Extents {
+    fn drop(&mut self) {
+        // libmdbx syncs when it closes. Told before, and not after: what then is taken to be durable may not be, which finds less, and is never wrong.
+        let _ = write_log::synced(true, || Ok::<_, Error>(()));
     }
 }
 
@@ -289,12 +302,15 @@ impl ExtentsWrite<'_> {
                 });
             }
             extents.push(extent);
+            fail_point("reserve.put");
         }
         for extent in &*extents {
             writer.allocate(extent)?;
+            fail_point("reserve.allocated");
         }
         for (index, extent) in extents.iter().enumerate() {
             writer.write_header(extent, &header(index, extent.data_bytes))?;
+            fail_point("reserve.header_written");
         }
         Ok(())
     }
@@ -310,8 +326,36 @@ impl ExtentsWrite<'_> {
     /// Deletes the extent at `key`; false if there is none. Its pages may be reused at once by the next writer.
     pub fn delete(&self, key: &str) -> Result<bool> {
         let db = &self.extents.db;
+        #[cfg(feature = "fail-points")]
+        if let Ok(Some(extent)) = self.locate(key) {
+            write_log::freed(&extent);
+        }
         let table = self.txn.open_table(self.extents.table)?;
         self.txn.del(&table, key, None).map_err(|source| db.error("delete an extent", source))
+    }
+
+    /// Gives the disk space of pages that are nobody's back to the file system: what a reservation took that a crash kept from being committed, or a
+    /// power loss undid. The transaction has changed nothing yet, and keeps other writers out meanwhile.
+    ///
+    /// Pages that a commit not yet [synced](Extents::sync) freed stay: a power loss would bring them back. Does nothing unless
+    /// [`can_punch`](crate::can_punch).
+    pub fn punch_free(&self, writer: &DataFile) -> Result<()> {
+        if !crate::can_punch() {
+            return Ok(());
+        }
+        let free = self.extents.db.free_pages(&self.txn)?;
+        for key in self.keys()? {
+            let Some(extent) = self.locate(&key)? else { continue };
+            let used = u64::from(extent.page)..(extent.data_offset() + extent.data_bytes).div_ceil(PAGE_BYTES);
+            if let Some(pages) = free.iter().find(|pages| pages.start < used.end && used.start < pages.end) {
+                let reason = format!("its pages {used:?} overlap {pages:?}, which libmdbx says are free");
+                return Err(Error::BadExtent { key, reason });
+            }
+        }
+        for pages in free {
+            writer.punch_range(pages.start * PAGE_BYTES..pages.end * PAGE_BYTES)?;
+        }
+        Ok(())
     }
 
     /// Every key there is, in order.
@@ -343,7 +387,12 @@ impl ExtentsWrite<'_> {
                 source: "a reservation of the transaction had failed, so it was rolled back".into(),
             });
         }
-        self.txn.commit()
+        fail_point("extents.ready_to_commit");
+        write_log::committing();
+        self.txn.commit()?;
+        write_log::committed();
+        fail_point("extents.committed");
+        Ok(())
     }
 }
 

@@ -34,6 +34,7 @@ mod registry;
 mod replace;
 mod resident;
 mod unnamed;
+mod write_log;
 mod writeback;
 
 pub use codec::Record;
@@ -51,6 +52,8 @@ pub use registry::{Shared, StorageRegistry};
 pub use replace::{exchange, sync_folder};
 pub use resident::{available_memory_bytes, populate, read_in_large_pieces, resident_bytes};
 pub use unnamed::UnnamedFile;
+#[cfg(feature = "fail-points")]
+pub use write_log::{WriteEvent, read_write_log};
 
 /// What libmdbx was built with that decides what this crate may do.
 pub fn engine_options() -> &'static str {

@@ -3,6 +3,7 @@
 use crate::{
     codec::Record,
     error::{Error, Result},
+    fail::fail_point,
     mdbx::{Cursor, EngineError, NoWriteMap, Reading, RecordsDb, WriteFlags, Writing},
 };
 use std::{borrow::Cow, marker::PhantomData, path::Path};
@@ -209,7 +210,10 @@ impl WriteTxn<'_> {
 
     /// Makes all of it visible at once, and durable before this returns.
     pub fn commit(self) -> Result<()> {
-        self.txn.commit()
+        fail_point("records.ready_to_commit");
+        self.txn.commit()?;
+        fail_point("records.committed");
+        Ok(())
     }
 
     fn put_bytes_of(&self, table: &'static str, key: &str, bytes: &[u8], flags: WriteFlags) -> Result<bool> {

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod check;
+mod free_pages;
 
 use crate::{
     disk,
@@ -203,6 +204,7 @@ impl<K: DatabaseKind> Env<K> {
             disk::check_room(folder, "create", CREATE_HEADROOM_BYTES)?;
         }
         let db = Database::<K>::open_with_options(folder, options).map_err(opening)?;
+        crate::fail_point("environment.opened");
         let env = Self { db: ManuallyDrop::new(db), folder: folder.to_owned(), opened_by: std::process::id() };
         env.check_every_page()?;
         // What the file says prevails over what was asked for; every place in it would be computed wrongly.
@@ -235,7 +237,9 @@ impl<K: DatabaseKind> Env<K> {
                     txn.create_table(Some(table), TableFlags::empty()).map_err(|source| self.error("create a table", source))?;
                 txn.prime_for_permaopen(handle);
             }
+            crate::fail_point("environment.tables_put");
             txn.commit()?;
+            crate::fail_point("environment.tables_made");
         }
         Ok(())
     }
@@ -260,7 +264,9 @@ impl<K: DatabaseKind> Env<K> {
     /// Makes every committed transaction durable.
     pub(crate) fn sync(&self) -> Result<()> {
         self.check_process()?;
-        self.db.sync(true).map(drop).map_err(|source| self.error("sync", source))
+        self.db.sync(true).map(drop).map_err(|source| self.error("sync", source))?;
+        crate::fail_point("environment.synced");
+        Ok(())
     }
 
     /// Opens a description of our own of the data file.
