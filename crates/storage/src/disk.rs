@@ -63,11 +63,15 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
 
 /// Refuses to `action` in `folder` with less than `needed_bytes` free on its disk.
 pub(crate) fn check_room(folder: &Path, action: &'static str, needed_bytes: u64) -> Result<()> {
-    let free_bytes = free_bytes(folder)?;
-    if free_bytes < needed_bytes {
-        return Err(Error::NoSpace { action, path: folder.to_owned(), needed_bytes, free_bytes });
+    if free_bytes(folder)? < needed_bytes { Err(no_space(folder, action, needed_bytes)) } else { Ok(()) }
+}
+
+/// The error for an `action` in `folder` that needs more than the disk has.
+pub(crate) fn no_space(folder: &Path, action: &'static str, needed_bytes: u64) -> Error {
+    match free_bytes(folder) {
+        Ok(free_bytes) => Error::NoSpace { action, path: folder.to_owned(), needed_bytes, free_bytes },
+        Err(error) => error,
     }
-    Ok(())
 }
 
 /// Bytes of disk the files below `folder` take up, holes not counted: what `du` says.

@@ -208,6 +208,10 @@ fn at_no_level_of_free_space_does_a_step_kill_the_process() {
     });
 }
 
+#[cfg(feature = "fail-points")]
+#[path = "full_disk/steps.rs"]
+mod steps;
+
 /// A store as it may stand when the disk fills up.
 fn full_store(disk: &Path) -> Vec<u8> {
     let extents = open_extents(&disk.join("extents"));
