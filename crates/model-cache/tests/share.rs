@@ -286,3 +286,32 @@ async fn a_removal_and_a_gc_during_a_pull_leave_its_fill_alone_and_it_says_what_
     assert!(holds(&cache, REPO, "model.gguf", &content()));
     assert_sound(&cache);
 }
+
+#[test]
+fn a_store_open_in_one_pid_namespace_is_refused_in_any_other_until_it_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = local(dir.path());
+    import(&cache, &patterned(1, MIB));
+    // libmdbx tells its readers and writers apart by their process ids: two containers would take each other's for dead ones.
+    for with_proc in [true, false] {
+        let mut other = start_in_pid_namespace(&["open", path(&dir)], with_proc);
+        let said = other.hear("ERROR");
+        assert!(said.contains("open in another container (PID namespace)"), "{said}");
+        other.end();
+    }
+    // Of the same namespace as many as like.
+    let mut same = start(&["open", path(&dir)]);
+    same.hear("OK");
+    assert!(same.end().success());
+    drop(cache);
+    // The other way round: one container keeps out the next, and everybody else, for as long as it has it open, and no longer.
+    let mut reader = start_in_pid_namespace(&["read", path(&dir), "org/local", "file"], true);
+    assert_eq!(reader.hear("READS"), format!("{:08x}", crc(&patterned(1, MIB))));
+    let refused = ModelCache::builder(dir.path()).offline(true).open().unwrap_err();
+    assert!(refused.hint().is_some_and(|hint| hint.contains("container")), "{refused}: {:?}", refused.hint());
+    assert!(start_in_pid_namespace(&["open", path(&dir)], true).hear("ERROR").contains("PID namespace"));
+    reader.tell("again");
+    reader.hear("READS");
+    reader.end();
+    assert_sound(&local(dir.path()));
+}

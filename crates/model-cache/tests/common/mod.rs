@@ -128,7 +128,24 @@ pub(crate) struct Process {
 /// Starts this binary again to obey these words; every test binary that does declares
 /// `#[test] fn child() { common::obey() }`.
 pub(crate) fn start(orders: &[&str]) -> Process {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    start_by(Command::new(std::env::current_exe().unwrap()), orders)
+}
+
+/// The same in a PID namespace of its own, as in a container; `with_proc`: also with a /proc that shows this namespace.
+pub(crate) fn start_in_pid_namespace(orders: &[&str], with_proc: bool) -> Process {
+    let mut command = Command::new("unshare");
+    if !is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--pid", "--fork", "--kill-child"]);
+    if with_proc {
+        command.arg("--mount-proc");
+    }
+    command.arg(std::env::current_exe().unwrap());
+    start_by(command, orders)
+}
+
+fn start_by(mut command: Command, orders: &[&str]) -> Process {
     command.args(["--exact", "child", "--nocapture", "--test-threads=1"]).env(ORDERS, orders.join("\n"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let stdin = child.stdin.take();
@@ -239,7 +256,7 @@ pub(crate) fn obey() {
     };
     match result {
         Ok(said) => say(format_args!("OK {said}")),
-        Err(error) => say(format_args!("ERROR {:?} {error}", error.kind())),
+        Err(error) => say(format_args!("ERROR {:?} {}", error.kind(), error.chain())),
     }
 }
 
