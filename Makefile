@@ -6,6 +6,7 @@
 # make bench-smoke       that each of them runs, on tiny inputs: part of `make test`
 # make bench-readme      the README's figures, anew from the newest record
 # make figures-loaders   the figures of docs/loaders.md: Python, ONNX Runtime, candle (minutes, and 5 GiB)
+# make torture    kills by the thousand against a store, and what must hold after each; ten seconds, or ARGS="--kills 2000", ARGS=--help
 # make loaders    llama.cpp from the store, beside the same file by path (the first time ten minutes, to build it)
 # make wheel      the Python module, into target/wheels
 # make setup      only what the others need from Debian and PyPI
@@ -13,7 +14,7 @@
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check bench bench-smoke bench-list bench-readme figures-loaders loaders wheel setup clean
+.PHONY: demo test check torture bench bench-smoke bench-list bench-readme figures-loaders loaders wheel setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -36,6 +37,9 @@ bench-list: setup
 
 bench-readme: setup
 	@scripts/with scripts/bench --readme
+
+torture: setup
+	@scripts/with cargo run --locked --quiet --package torture -- $(ARGS)
 
 loaders: setup
 	@scripts/with scripts/loaders

@@ -226,6 +226,27 @@ fn a_pull_without_a_choice_lists_the_quants_and_one_with_a_single_quant_takes_it
 }
 
 #[test]
+fn a_disk_without_room_is_exit_code_6_with_what_is_needed_and_what_there_is() {
+    let machine = Machine::with_model(90 * MIB);
+    std::fs::create_dir(machine.path("store")).unwrap();
+    // Each run on an empty disk of its own, in place of the store.
+    let on_small_disk = |args: &[&str]| {
+        let program = machine.command(args);
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-ec", r#"mount -t tmpfs -o size=60M tmpfs "$0"; exec "$@""#]);
+        command.arg(machine.path("store")).arg(program.get_program()).args(program.get_args());
+        command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).stdin(Stdio::null());
+        Ran::from(command.output().unwrap())
+    };
+    let ran = on_small_disk(&["pull", REPO, "-q", "Q4_K_M"]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert!(ran.err.contains("no space for") && ran.err.contains("needs 90.0 MiB more, ") && ran.err.contains("MiB free"), "{ran:?}");
+    assert!(ran.err.contains("hint: "), "{ran:?}");
+    let ran = on_small_disk(&["pull", REPO, "-q", "Q4_K_M", "--json"]);
+    assert_eq!((ran.code, &ran.error()["code"]), (6, &"no_space".into()));
+}
+
+#[test]
 fn files_the_repo_lacks_are_told_after_scan_and_pull() {
     let repo = Repo::new(REPO)
         .file("m-Q8_0-00001-of-00003.gguf", Content::seeded(4, MIB))

@@ -181,6 +181,7 @@ fn write_out(
     // Without a name until it is whole: whatever ends this leaves nothing behind.
     let partial = storage::UnnamedFile::new_in(folder).map_err(failed("create"))?;
     let file = partial.file();
+    storage::fail_point("export.begun");
     let mut written = None;
     match content {
         Content::Inline(bytes) => file.write_all_at(bytes, 0).map_err(failed("write"))?,
@@ -200,6 +201,7 @@ fn write_out(
                 if method == CopyMethod::Reflink {
                     shared_bytes += extent.data_bytes;
                 }
+                storage::fail_point("export.chunk_copied");
             }
             // Blocks are shared whole, so the last one may reach beyond the end.
             file.set_len(size_bytes).map_err(failed("write"))?;
@@ -212,6 +214,7 @@ fn write_out(
         io::ErrorKind::AlreadyExists => Error::TargetExists { path: target.to_owned() },
         _ => io_error("write", target, error, size_bytes),
     })?;
+    storage::fail_point("export.named");
     Ok(written)
 }
 

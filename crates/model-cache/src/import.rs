@@ -127,11 +127,13 @@ impl ModelCache {
             return Ok(here);
         }
         let fill = self.store().begin_import(repo, &path, size_bytes)?;
+        storage::fail_point("import.begun");
         let filled = fill_from(&fill, &mut file, source, tell).and_then(|digest| {
             at_end(&mut file, source)?;
             // All of it is read by now; this only asks whether to go on.
             tell(size_bytes)?;
             let wanted = wanted(digest);
+            storage::fail_point("import.filled");
             // Somebody brings the same content just now: once that is here, this is a name for it.
             let begun = Instant::now();
             loop {

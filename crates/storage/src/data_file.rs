@@ -4,6 +4,7 @@ use crate::{
     copy::CopyMethod,
     error::{Error, Result},
     extent::{Extent, HEADER_REGION_BYTES, PAGE_BYTES},
+    fail::fail_point,
     mdbx::PAGE_HEADER_BYTES,
 };
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
@@ -157,7 +158,9 @@ impl DataFile {
     /// after any that failed.
     pub fn write_at(&self, extent: &Extent, offset: u64, bytes: &[u8]) -> Result<()> {
         self.check_range(extent, offset, bytes.len() as u64, "write")?;
-        self.write(extent.data_offset() + offset, bytes)
+        self.write(extent.data_offset() + offset, bytes)?;
+        fail_point("fill.piece_written");
+        Ok(())
     }
 
     /// Journals that `block` of the extent has landed, with the CRC32C of its bytes.
@@ -171,7 +174,9 @@ impl DataFile {
         let mut entry = [0; JOURNAL_ENTRY_BYTES as usize];
         entry[..4].copy_from_slice(&crc.to_le_bytes());
         entry[4..].copy_from_slice(&LANDED.to_le_bytes());
-        self.write(extent.page_offset() + at, &entry)
+        self.write(extent.page_offset() + at, &entry)?;
+        fail_point("fill.block_journaled");
+        Ok(())
     }
 
     /// Starts writing `bytes` at `offset` of the extent's data out to the disk, so that [`sync`](Self::sync) finds less to wait for.
@@ -237,7 +242,9 @@ impl DataFile {
         self.file.sync_data().map_err(|source| {
             self.failed.store(true, Ordering::Release);
             self.io("sync", source)
-        })
+        })?;
+        fail_point("fill.data_synced");
+        Ok(())
     }
 
     /// Drops the extent's clean pages from the page cache, so that the next read shows what the disk has.
@@ -270,6 +277,7 @@ impl DataFile {
             }
             rest.start += bytes;
             self.punch_step_bytes.store(next_step_bytes(step_bytes, bytes, begun.elapsed()), Ordering::Relaxed);
+            fail_point("punch.step_taken");
         }
         Ok(())
     }

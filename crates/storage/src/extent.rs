@@ -199,6 +199,15 @@ impl Extents {
         self.begin_write("free extents", FREE_HEADROOM_BYTES)
     }
 
+    /// libmdbx's own check of the environment: every page accounted for, trees sound. Keeps writers out meanwhile; the caller has no
+    /// transaction open.
+    ///
+    /// # Errors
+    /// [`Error::BadEnvironment`] with what was found.
+    pub fn check_structure(&self) -> Result<()> {
+        self.db.check_structure()
+    }
+
     /// Makes every reservation and deletion committed so far durable.
     ///
     /// Cost: writes back the whole file's dirty data, fills in progress included. It does not make in-place data durable when no
@@ -275,7 +284,6 @@ impl ExtentsWrite<'_> {
             let placed = db.reserve(&self.txn, &table, key, value_bytes as usize)?;
             let placed =
                 placed.ok_or_else(|| Error::BadExtent { key: key.clone(), reason: "its key is taken by another".to_owned() })?;
-            fail_point("reserve.extent_put");
             // Another program took the room since it was asked for.
             if db.was_full() {
                 return Err(disk::no_space(self.extents.folder(), "reserve extents", headroom_bytes));
@@ -289,13 +297,15 @@ impl ExtentsWrite<'_> {
                 });
             }
             extents.push(extent);
+            fail_point("reserve.put");
         }
         for extent in &*extents {
             writer.allocate(extent)?;
+            fail_point("reserve.allocated");
         }
-        fail_point("reserve.allocated");
         for (index, extent) in extents.iter().enumerate() {
             writer.write_header(extent, &header(index, extent.data_bytes))?;
+            fail_point("reserve.header_written");
         }
         Ok(())
     }
@@ -350,8 +360,9 @@ impl ExtentsWrite<'_> {
                 source: "an operation of the transaction had failed, so it was rolled back".into(),
             });
         }
-        fail_point("extents.committing");
+        fail_point("extents.ready_to_commit");
         self.txn.commit()?;
+        fail_point("extents.committed");
         if self.extents.db.was_full() {
             tracing::warn!(folder = %self.extents.folder().display(), "the disk was full: a commit took the room kept back for that");
         }

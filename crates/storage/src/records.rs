@@ -3,6 +3,7 @@
 use crate::{
     codec::Record,
     error::{Error, Result},
+    fail::fail_point,
     mdbx::{Cursor, EngineError, NoWriteMap, Reading, RecordsDb, WriteFlags, Writing},
 };
 use std::{borrow::Cow, marker::PhantomData, path::Path};
@@ -41,6 +42,15 @@ impl Records {
 
     pub(crate) fn create_tables(&self, tables: &[&str]) -> Result<()> {
         self.db.create_tables(tables)
+    }
+
+    /// libmdbx's own check of the environment: every page accounted for, trees sound. Keeps writers out meanwhile; the caller has no
+    /// transaction open.
+    ///
+    /// # Errors
+    /// [`Error::BadEnvironment`] with what was found.
+    pub fn check_structure(&self) -> Result<()> {
+        self.db.check_structure()
     }
 
     /// The environment's folder.
@@ -169,7 +179,10 @@ impl WriteTxn<'_> {
 
     /// Makes all of it visible at once, and durable before this returns.
     pub fn commit(self) -> Result<()> {
-        self.txn.commit()
+        fail_point("records.ready_to_commit");
+        self.txn.commit()?;
+        fail_point("records.committed");
+        Ok(())
     }
 
     fn put_bytes_of(&self, table: &'static str, key: &str, bytes: &[u8], flags: WriteFlags) -> Result<bool> {

@@ -78,6 +78,7 @@ impl Store {
                 fill(range.start, bytes)?;
                 value.write(range.start, bytes)?;
                 value.land(block, crc32c::crc32c(bytes))?;
+                storage::fail_point("derive.block_landed");
             }
             value.seal_derived(source.blob_key(), source.blob_id())
         })();

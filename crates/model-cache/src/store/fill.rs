@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-use storage::{DataFile, Extent, ExtentSpec, Lease};
+use storage::{DataFile, Extent, ExtentSpec, Lease, fail_point};
 
 /// How much is read at once where a file is hashed or checked: what stays in a core's own cache between being read and hashed.
 pub(super) const READ_BYTES: usize = 256 << 10;
@@ -186,8 +186,10 @@ impl Store {
         let txn = self.begin_write()?;
         for (wanted, bytes) in files {
             self.put_inline(&txn, wanted, bytes)?;
+            fail_point("inline.put");
         }
         self.commit(txn)?;
+        fail_point("inline.committed");
         self.free_replaced();
         Ok(())
     }
@@ -247,6 +249,7 @@ impl Store {
         let id = blob.id;
         link(&txn, &mut blob, blob_key, meta_key, &wanted.metadata(id))?;
         self.commit(txn)?;
+        fail_point("link.committed");
         self.free_replaced();
         Ok(true)
     }
@@ -273,7 +276,9 @@ impl Store {
         })?;
         let blob = new_blob(id, home, size_bytes);
         txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
+        fail_point("fill.leased");
         self.commit(txn)?;
+        fail_point("fill.row_written");
         Ok(Some((blob_key, blob, lease)))
     }
 
@@ -336,6 +341,7 @@ impl Store {
         let found = examine(blob, writer, |key| txn.locate(key)).attempted(reserving)?;
         for chunk_key in found.own {
             txn.delete(&chunk_key).attempted(reserving)?;
+            fail_point("reserve.stale_chunk_deleted");
         }
         if found.taken {
             // Chunks of another blob live under this name: a re-import of a changed file, or one still read. Never overwritten.
@@ -343,9 +349,11 @@ impl Store {
             let records = self.begin_write()?;
             records.put(&BLOBS, blob_key, blob).attempted(writing)?;
             self.commit(records)?;
+            fail_point("reserve.home_moved");
         }
         let extents = txn.reserve(writer, blob.id, BLOCK_BYTES as u32, &extent_specs(blob)).attempted(reserving)?;
         txn.commit().attempted(reserving)?;
+        fail_point("reserve.committed");
         Ok(extents)
     }
 
@@ -561,7 +569,10 @@ impl Fill {
                 let block = self.blob.layout().first_block(index as u32) + block as u64;
                 let Some(crc) = crc else { continue };
                 match self.crc_of(block_range(self.size_bytes(), block), &mut buffer) {
-                    Ok(found) if found == crc => self.lock()[block as usize] = Some(crc),
+                    Ok(found) if found == crc => {
+                        self.lock()[block as usize] = Some(crc);
+                        fail_point("resume.block_believed");
+                    }
                     Err(Error::Cancelled) => return Err(Error::Cancelled),
                     // Other bytes, or none the disk could read: fetched again.
                     Ok(_) | Err(_) => {}
@@ -640,6 +651,7 @@ impl Fill {
             // Only now has it a digest: the same content may be here already, or begun by a pull nobody continues.
             self.store.free_unfinished(&blob_key)?;
             if self.store.link_if_here(wanted)? {
+                fail_point("seal.import_was_here");
                 self.discard()?;
                 return Ok(true);
             }
@@ -649,6 +661,7 @@ impl Fill {
             }
         }
         self.make_durable().attempted(sealing)?;
+        fail_point("seal.durable");
         let mut blob = self.sealed_row(&wanted.name())?;
         let txn = self.store.begin_write()?;
         self.check_row(&txn, &wanted.name())?;
@@ -660,7 +673,9 @@ impl Fill {
             txn.delete(&BLOBS, &self.blob_key).attempted(writing)?;
         }
         link(&txn, &mut blob, &blob_key, meta_key, &wanted.metadata(self.blob.id))?;
+        fail_point("seal.row_put");
         self.store.commit(txn)?;
+        fail_point("seal.committed");
         self.let_go();
         self.store.free_replaced();
         Ok(false)
@@ -681,7 +696,9 @@ impl Fill {
             return Ok(false);
         }
         txn.put(&BLOBS, &self.blob_key, &blob).attempted(writing)?;
+        fail_point("derive.row_put");
         self.store.commit(txn)?;
+        fail_point("derive.sealed");
         self.let_go();
         Ok(true)
     }

@@ -12,7 +12,7 @@ use crate::{
     record::*,
 };
 use std::collections::{HashMap, HashSet};
-use storage::{DataFile, Extent, WriteTxn};
+use storage::{DataFile, Extent, WriteTxn, fail_point};
 
 /// What a removal did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,13 +95,16 @@ impl Store {
         if matches!(selection, Selection::All) {
             delete_refs(&txn, spec, &repos)?;
         }
+        fail_point("remove.names_deleted");
         self.commit(txn)?;
+        fail_point("remove.doomed");
         for Doomed { blob_key, id, size_bytes } in doomed {
             let freed = self.free_blob(&blob_key, id)?;
             if freed == Fate::Busy {
                 removed.busy_processes.extend(self.leases.holders(id));
             }
             removed.add(freed, size_bytes);
+            fail_point("remove.one_freed");
         }
         match selection {
             Selection::All => self.remove_fills(&repos, &|_, _| true, &mut removed)?,
@@ -145,9 +148,13 @@ impl Store {
             };
             removed.add(freed, blob.size_bytes);
         }
+        fail_point("gc.doomed_freed");
         self.free_fills(self.all_blobs()?, |_| true, &mut removed)?;
+        fail_point("gc.fills_freed");
         removed.freed_bytes += self.free_orphans()?;
+        fail_point("gc.orphans_freed");
         self.settle()?;
+        fail_point("gc.settled");
         Ok(removed)
     }
 
@@ -239,6 +246,7 @@ impl Store {
             Some(blob) => {
                 doom(&txn, blob_key.to_owned(), blob)?;
                 self.commit(txn)?;
+                fail_point("derive.doomed");
             }
             // Somebody else was first. What follows writes too.
             None => drop(txn),
@@ -271,6 +279,7 @@ impl Store {
                 txn.put(&BLOBS, blob_key, &blob).attempted(writing)?;
                 txn.put_bytes(&STORE, &key::doomed(id), blob_key.as_bytes()).attempted(writing)?;
                 self.commit(txn)?;
+                fail_point("free.marked");
             }
         }
         let writer = self.extents.open_writer().attempted(freeing)?;
@@ -287,6 +296,7 @@ impl Store {
                 && owned(index, &extent)?
             {
                 writer.punch(&extent).attempted(freeing)?;
+                fail_point("free.punched");
                 found = true;
             }
         }
@@ -303,14 +313,18 @@ impl Store {
                 && owned(index, &extent)?
             {
                 txn.delete(&chunk_key).attempted(freeing)?;
+                fail_point("free.chunk_deleted");
             }
         }
         txn.commit().attempted(freeing)?;
+        fail_point("free.chunks_gone");
         let txn = self.begin_write()?;
         txn.delete(&BLOBS, blob_key).attempted(writing)?;
         txn.delete(&STORE, &key::doomed(id)).attempted(writing)?;
         txn.delete(&ACCESS, &key::access(id)).attempted(writing)?;
+        fail_point("free.row_deleted");
         self.commit(txn)?;
+        fail_point("free.done");
         Ok(true)
     }
 
@@ -323,6 +337,7 @@ impl Store {
         let txn = self.extents.begin_reserve()?;
         for extent in txn.reserve(writer, blob.id, BLOCK_BYTES as u32, &specs)? {
             writer.punch(&extent)?;
+            fail_point("reserve.uncommitted_given_back");
         }
         Ok(())
     }
@@ -369,6 +384,7 @@ impl Store {
     fn free_orphans(&self) -> Result<u64> {
         let freeing = || "could not free chunks that belong to no file".to_owned();
         let writer = self.extents.open_writer().attempted(freeing)?;
+        fail_point("gc.orphans_begun");
         let txn = self.extents.begin_free().attempted(freeing)?;
         // The snapshot of the rows begins after the writer's place was taken: rows come before their extents, so an extent
         // seen here whose row is not there has none.
@@ -399,6 +415,7 @@ impl Store {
             }
             tracing::info!(chunk = %chunk_key, "freeing a chunk that belongs to no file");
             writer.punch(&extent).attempted(freeing)?;
+            fail_point("gc.orphan_punched");
             txn.delete(&chunk_key).attempted(freeing)?;
             freed_bytes += extent.data_bytes;
         }
@@ -411,6 +428,7 @@ impl Store {
         let settling = || "could not settle the store after a free".to_owned();
         if !self.leases.is_held(ANY_FILL_LEASE).attempted(settling)? {
             self.extents.sync().attempted(settling)?;
+            fail_point("settle.synced");
         }
         Ok(())
     }

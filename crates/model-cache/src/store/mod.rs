@@ -36,7 +36,9 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use storage::{Alignment, Ballast, Extents, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn};
+use storage::{
+    Alignment, Ballast, Extents, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn, fail_point,
+};
 
 const CHUNKS_FOLDER: &str = "model_cache_chunks";
 const MANIFESTS_FOLDER: &str = "model_cache_manifests";
@@ -78,22 +80,27 @@ impl Store {
         let folder =
             std::path::absolute(folder).map_err(|source| Error::Io { action: "find", path: folder.to_owned(), source })?;
         let leases = LeaseFile::open(folder.join("leases")).attempted(opening)?;
+        fail_point("open.leases_opened");
         let ballast = Ballast::new(folder.join("ballast"), BALLAST_BYTES);
         let room = ballast.give_up_if_needed().attempted(opening)?;
-        let free_bytes = storage::free_bytes(&folder).attempted(opening)?;
         // libmdbx writes through its mapping while it opens; a full disk would be SIGBUS there.
-        if free_bytes < BALLAST_BYTES / 2 {
+        if !storage::has_room(&folder, BALLAST_BYTES / 2).attempted(opening)? {
+            let free_bytes = storage::free_bytes(&folder).attempted(opening)?;
             let what = format!("opening the store {}", folder.display());
             return Err(Error::NoSpace { what, needed_bytes: BALLAST_BYTES / 2, free_bytes });
         }
         let records = registry.records(&folder.join(MANIFESTS_FOLDER), &TABLES).attempted(opening)?;
+        fail_point("open.records_opened");
         let alignment = match check_format(&folder, &records)? {
             1 => Alignment::Page,
             _ => Alignment::LargePage,
         };
+        fail_point("open.format_checked");
         let extents = registry.extents(&folder.join(CHUNKS_FOLDER), CHUNKS_TABLE, alignment).attempted(opening)?;
+        fail_point("open.extents_opened");
         ballast.take().attempted(opening)?;
         drop(room);
+        fail_point("open.ballast_taken");
         let store = Arc::new(Self { folder, records, extents, leases, ballast, touched: Mutex::default() });
         // What can't be freed now must not keep anybody from what is here.
         for freed in [store.free_doomed(), store.free_abandoned()] {
@@ -137,6 +144,7 @@ impl Store {
                 _ => Ok(()),
             }
         });
+        fail_point("commit.uses_put");
         let committed = written.and_then(|()| txn.commit()).attempted(writing);
         if committed.is_err() {
             let mut now = self.lock_touched();
@@ -197,7 +205,10 @@ impl Store {
         if let Some(manifest) = manifest {
             txn.put(&MANIFESTS, &key::manifest(repo), manifest).attempted(writing)?;
         }
-        self.commit(txn)
+        fail_point("listing.put");
+        self.commit(txn)?;
+        fail_point("listing.committed");
+        Ok(())
     }
 
     pub(crate) fn get_manifest(&self, repo: &PinnedRepo) -> Result<Option<ManifestEntry>> {
@@ -260,7 +271,10 @@ impl Store {
         if let Some(before) = before.filter(|before| before != commit.as_str()) {
             carry_over(&txn, &PinnedRepo::new(repo.repo.clone(), before.parse()?), repo, manifest)?;
         }
-        self.commit(txn)
+        fail_point("pull.ref_moved");
+        self.commit(txn)?;
+        fail_point("pull.finished");
+        Ok(())
     }
 
     /// The pinned repos local reads of `spec` go to, best first.
@@ -475,6 +489,7 @@ fn carry_over(txn: &WriteTxn<'_>, before: &PinnedRepo, repo: &PinnedRepo, manife
         let Some(mut blob) = txn.get(&BLOBS, &blob_key).attempted(writing)? else { continue };
         if blob.state == BlobState::Sealed && blob.id == old.blob_id {
             link(txn, &mut blob, &blob_key, new_key, &old)?;
+            fail_point("pull.name_carried_over");
         }
     }
     Ok(())
@@ -506,6 +521,7 @@ fn check_format(folder: &Path, records: &Records) -> Result<u32> {
             let txn = records.begin_write().attempted(writing)?;
             let is_new = txn.insert_bytes(&STORE, "format", &FORMAT.to_le_bytes()).attempted(writing)?;
             txn.commit().attempted(writing)?;
+            fail_point("open.format_written");
             // Else another process, perhaps of another build, was first.
             if is_new { Ok(FORMAT) } else { check_format(folder, records) }
         }

@@ -131,6 +131,22 @@ pub(crate) fn start(orders: &[&str]) -> Process {
     start_by(Command::new(std::env::current_exe().unwrap()), orders)
 }
 
+/// The same, stopped by SIGSTOP at the `nth` passing of the fail point `point`.
+#[cfg(feature = "fail-points")]
+pub(crate) fn start_stopping_at(point: &str, nth: u64, orders: &[&str]) -> Process {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env("MODEL_CACHE_FAIL_AT", format!("{point}:{nth}=stop"));
+    start_by(command, orders)
+}
+
+/// The same, each fail point it passes written to the file `trace`.
+#[cfg(feature = "fail-points")]
+pub(crate) fn start_tracing(trace: &Path, orders: &[&str]) -> Process {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env("MODEL_CACHE_FAIL_TRACE", trace);
+    start_by(command, orders)
+}
+
 /// The same in a PID namespace of its own, as in a container; `with_proc`: also with a /proc that shows this namespace.
 pub(crate) fn start_in_pid_namespace(orders: &[&str], with_proc: bool) -> Process {
     let mut command = Command::new("unshare");
@@ -168,8 +184,13 @@ impl Process {
 
     /// The next thing it says that begins with `word`; what follows it.
     pub(crate) fn hear(&self, word: &str) -> String {
+        self.hear_within(word, Duration::from_secs(60))
+    }
+
+    /// The same, of one that may be silent for `patience`.
+    pub(crate) fn hear_within(&self, word: &str, patience: Duration) -> String {
         loop {
-            match self.lines.recv_timeout(Duration::from_secs(60)) {
+            match self.lines.recv_timeout(patience) {
                 Ok(line) => {
                     if let Some(rest) = line.strip_prefix(word) {
                         return rest.trim().to_owned();
@@ -202,6 +223,23 @@ impl Process {
         self.child.wait().unwrap()
     }
 
+    /// Whether it stands still, by SIGSTOP; waits until it does or has ended.
+    pub(crate) fn has_stopped(&mut self) -> bool {
+        loop {
+            let status = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+            match status.rsplit_once(") ").map(|(_, fields)| fields.as_bytes()[0]) {
+                Some(b'T') => return true,
+                Some(b'Z') | None => return false,
+                _ => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    /// Sends it a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap().success());
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
@@ -215,17 +253,22 @@ impl Drop for Process {
     }
 }
 
-fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     // Past the test harness, in one write, so that no other line comes between.
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(format!("child: {line}\n").as_bytes());
     let _ = out.flush();
 }
 
+/// What a child process was told to do; nothing where this is the parent.
+pub(crate) fn orders() -> Option<Vec<String>> {
+    Some(std::env::var(ORDERS).ok()?.split('\n').map(str::to_owned).collect())
+}
+
 /// What a child process does; nothing where this is the parent.
 pub(crate) fn obey() {
-    let Ok(orders) = std::env::var(ORDERS) else { return };
-    let words: Vec<&str> = orders.split('\n').collect();
+    let Some(orders) = orders() else { return };
+    let words: Vec<&str> = orders.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let result = match words[..] {
         ["pull", store, endpoint, repo] => runtime.block_on(pull(store, endpoint, repo)),
@@ -238,6 +281,7 @@ pub(crate) fn obey() {
             say("BEGUN");
             cache.delete_model(repo).map(|removed| format!("{removed:?}"))
         }
+        ["gc", store] => local(Path::new(store)).gc().map(|removed| format!("{removed:?}")),
         ["read", store, repo, path] => read(store, repo, path),
         ["gather", store, repo, path, start, end] => {
             let cache = local(Path::new(store));
@@ -329,7 +373,7 @@ pub(crate) fn in_mount_namespace(name: &str, mounts: &str) -> Option<std::path::
     None
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }

@@ -3,6 +3,7 @@
 //! No libmdbx type leaves the crate; most do not leave this folder.
 #![allow(unsafe_code)]
 
+mod check;
 mod spare;
 
 use crate::{
@@ -212,6 +213,7 @@ impl<K: DatabaseKind> Env<K> {
             disk::check_room(folder, "create", CREATE_HEADROOM_BYTES)?;
         }
         let db = Database::<K>::open_with_options(folder, options).map_err(opening)?;
+        fail_point("environment.opened");
         let env = Self { db: ManuallyDrop::new(db), folder: folder.to_owned(), opened_by: std::process::id(), spare: None };
         // What the file says prevails over what was asked for; every place in it would be computed wrongly.
         let found = env.db.stat().map_err(opening)?.page_size() as usize;
@@ -244,7 +246,9 @@ impl<K: DatabaseKind> Env<K> {
                     txn.create_table(Some(table), TableFlags::empty()).map_err(|source| self.error("create a table", source))?;
                 txn.prime_for_permaopen(handle);
             }
+            fail_point("environment.tables_put");
             txn.commit()?;
+            fail_point("environment.tables_made");
         }
         Ok(())
     }
@@ -287,7 +291,9 @@ impl<K: DatabaseKind> Env<K> {
     /// Makes every committed transaction durable.
     pub(crate) fn sync(&self) -> Result<()> {
         self.check_process()?;
-        self.db.sync(true).map(drop).map_err(|source| self.error("sync", source))
+        self.db.sync(true).map(drop).map_err(|source| self.error("sync", source))?;
+        fail_point("environment.synced");
+        Ok(())
     }
 
     /// Opens a description of our own of the data file.

@@ -13,6 +13,7 @@
 use crate::{
     disk,
     error::{Error, Result},
+    unnamed::UnnamedFile,
 };
 use nix::{
     errno::Errno,
@@ -20,8 +21,7 @@ use nix::{
     libc,
 };
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     mem::{self, MaybeUninit},
     ops::Range,
     os::fd::AsRawFd,
@@ -54,7 +54,7 @@ pub(crate) struct Spare {
     folder: PathBuf,
     /// Its place among those the handler knows; none where the mapping was not found.
     place: Option<&'static Place>,
-    file: OnceLock<File>,
+    file: OnceLock<UnnamedFile>,
 }
 
 /// What the handler knows of an environment.
@@ -103,10 +103,10 @@ impl Spare {
         let failed = |source| Error::Io { action: "keep room back in", path: self.folder.clone(), source };
         let file = match self.file.get() {
             Some(_) if !place.used.load(Ordering::Acquire) => return Ok(()),
-            Some(file) => file,
+            Some(file) => file.file(),
             None => {
-                let made = nameless(&self.folder).map_err(failed)?;
-                self.file.get_or_init(|| made)
+                let made = UnnamedFile::new_in(&self.folder).map_err(failed)?;
+                self.file.get_or_init(|| made).file()
             }
         };
         match fallocate(file, FallocateFlags::empty(), 0, SPARE_BYTES as i64) {
@@ -133,7 +133,7 @@ impl Spare {
 
     /// Whether so much was given back that a transaction should be given up which is worth going on with.
     pub(crate) fn is_low(&self) -> bool {
-        self.is_used() && self.file.get().is_none_or(|file| file_bytes(file.as_raw_fd()) < SPARE_BYTES / 2)
+        self.is_used() && self.file.get().is_none_or(|file| file_bytes(file.file().as_raw_fd()) < SPARE_BYTES / 2)
     }
 }
 
@@ -294,14 +294,6 @@ fn is_full(fd: i32) -> bool {
         stat.assume_init()
     };
     stat.f_bavail as u64 * (stat.f_frsize as u64) < FULL_BYTES
-}
-
-/// A file in `folder` that nobody can open by a name, and that goes with its process.
-fn nameless(folder: &Path) -> io::Result<File> {
-    let path = folder.join(format!(".spare-{}", std::process::id()));
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-    fs::remove_file(&path)?;
-    Ok(file)
 }
 
 /// The addresses libmdbx has mapped its data file at, to write through.

@@ -17,15 +17,16 @@ use std::{
 
 const NAME: &str = "steps::a_disk_filled_by_another_between_any_two_steps_is_an_error_and_nothing_is_lost";
 const KEPT: &str = "kept:0";
-/// Every point of this crate: between, before and after libmdbx's writes through its mapping.
-const POINTS: [&str; 7] = [
+/// Before and after each of libmdbx's writes through its mapping.
+const POINTS: [&str; 8] = [
     "open.lock_file_made",
+    "environment.opened",
     "open.tables_begun",
     "extents.write_begun",
     "reserve.room_checked",
-    "reserve.extent_put",
+    "reserve.put",
     "extents.deleted",
-    "extents.committing",
+    "extents.ready_to_commit",
 ];
 
 /// What the process does that is stopped: every kind of write there is. Each works, or is refused for lack of space.
