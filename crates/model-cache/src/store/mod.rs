@@ -13,6 +13,8 @@ mod derive;
 mod fill;
 mod follow;
 mod free;
+#[cfg(test)]
+mod protocol;
 mod read;
 #[cfg(test)]
 mod tests;
