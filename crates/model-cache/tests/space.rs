@@ -297,8 +297,8 @@ fn root_opens_reads_and_removes_where_it_has_filled_what_the_disk_keeps_for_it()
 #[tokio::test]
 async fn a_disk_filled_between_any_two_steps_is_told_and_all_goes_on_once_there_is_room() {
     const NAME: &str = "a_disk_filled_between_any_two_steps_is_told_and_all_goes_on_once_there_is_room";
-    const SIZE: u64 = 12 * MIB;
-    let Some(disk) = in_mount_namespace(NAME, r#"mount -t tmpfs -o size=100M tmpfs "$DIR""#) else { return };
+    const SIZE: u64 = 6 * MIB;
+    let Some(disk) = in_mount_namespace(NAME, r#"mount -t tmpfs -o size=80M tmpfs "$DIR""#) else { return };
     let hub = hub(1, SIZE);
     let store = disk.join("store");
     let (path, source) = (store.to_str().unwrap(), disk.join("source"));
@@ -320,6 +320,7 @@ async fn a_disk_filled_between_any_two_steps_is_told_and_all_goes_on_once_there_
         }
     };
     let (mut told, mut done) = (0, 0);
+    let mut tried = std::collections::HashSet::new();
     for orders in works {
         make_store();
         let trace = disk.join("trace");
@@ -328,7 +329,8 @@ async fn a_disk_filled_between_any_two_steps_is_told_and_all_goes_on_once_there_
         assert!(traced.end().success());
         let points = fs::read_to_string(&trace).unwrap();
         fs::remove_file(&trace).unwrap();
-        for point in points.lines() {
+        // What an open does is the same for all.
+        for point in points.lines().filter(|point| tried.insert((*point).to_owned())) {
             make_store();
             hub.clear_log();
             let mut process = start_stopping_at(point, 1, orders);

@@ -274,14 +274,14 @@ pub(crate) fn obey() {
         ["pull", store, endpoint, repo] => runtime.block_on(pull(store, endpoint, repo)),
         ["import", store, repo, path] => {
             say("BEGUN");
-            local(Path::new(store)).import(repo, &[path.into()], &ImportOptions::default()).map(|report| report.bytes.to_string())
+            let imported = open(store).and_then(|cache| cache.import(repo, &[path.into()], &ImportOptions::default()));
+            imported.map(|report| report.bytes.to_string())
         }
-        ["rm", store, repo] => {
-            let cache = local(Path::new(store));
+        ["rm", store, repo] => open(store).and_then(|cache| {
             say("BEGUN");
             cache.delete_model(repo).map(|removed| format!("{removed:?}"))
-        }
-        ["gc", store] => local(Path::new(store)).gc().map(|removed| format!("{removed:?}")),
+        }),
+        ["gc", store] => open(store).and_then(|cache| cache.gc()).map(|removed| format!("{removed:?}")),
         ["read", store, repo, path] => read(store, repo, path),
         ["gather", store, repo, path, start, end] => {
             let cache = local(Path::new(store));
@@ -290,7 +290,7 @@ pub(crate) fn obey() {
             let gathered = cache.gather(&file, std::slice::from_ref(&(start.parse().unwrap()..end.parse().unwrap())));
             gathered.map(|gathered| format!("{:?}", gathered.map(|gathered| gathered.offsets().to_vec())))
         }
-        ["open", store] => ModelCache::builder(store).offline(true).open().map(|_| String::new()),
+        ["open", store] => open(store).map(|_| String::new()),
         ["status", store, repo, quant] => {
             let cache = local(Path::new(store));
             cache.local_manifest(repo).map(|manifest| manifest.unwrap().quants[quant].status.to_string())
@@ -302,6 +302,10 @@ pub(crate) fn obey() {
         Ok(said) => say(format_args!("OK {said}")),
         Err(error) => say(format_args!("ERROR {:?} {}", error.kind(), error.chain())),
     }
+}
+
+fn open(store: &str) -> Result<ModelCache> {
+    ModelCache::builder(store).offline(true).open()
 }
 
 async fn pull(store: &str, endpoint: &str, repo: &str) -> Result<String> {
