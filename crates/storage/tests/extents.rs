@@ -136,7 +136,7 @@ fn a_recycled_extent_has_an_empty_journal_whatever_was_journaled_there_before() 
     let writer = extents.open_writer().unwrap();
     let reserve = |owner: u64| {
         let txn = extents.begin_reserve().unwrap();
-        let placed = txn.reserve(&writer, owner, BLOCK_BYTES, &specs(&owner.to_string(), &[3 << 20])).unwrap();
+        let placed = txn.reserve(&writer, owner, BLOCK_BYTES, &specs(&owner.to_string(), &[3 * u64::from(BLOCK_BYTES)])).unwrap();
         txn.commit().unwrap();
         placed[0]
     };

@@ -47,6 +47,8 @@ pub(crate) type Writing<'a, K> = Txn<'a, RW, K>;
 const CREATE_HEADROOM_BYTES: u64 = 16 << 20;
 /// The same before tables are made in one that is there.
 const TABLES_HEADROOM_BYTES: u64 = 4 << 20;
+/// With less than this free, a commit that failed did so for lack of space.
+const COMMIT_ROOM_BYTES: u64 = 4 << 20;
 /// Pages of an environment of records.
 const RECORDS_PAGE_BYTES: usize = 4 << 10;
 
@@ -90,6 +92,10 @@ impl<'a, M: TransactionKind, K: DatabaseKind> Txn<'a, M, K> {
                 environment: env.folder.clone(),
                 source: "an operation of the transaction had failed, so it was rolled back".into(),
             }),
+            // What libmdbx says of a write the disk had no room for all of.
+            Err(libmdbx::Error::Io) if !disk::has_room(&env.folder, COMMIT_ROOM_BYTES)? => {
+                Err(disk::no_space(&env.folder, "commit", COMMIT_ROOM_BYTES))
+            }
             Err(source) => Err(env.error("commit", source)),
         }
     }
@@ -197,7 +203,7 @@ pub(crate) fn open_extents(folder: &Path, table: &str, page_bytes: usize) -> Res
         ..Default::default()
     };
     let mut env = Env::<WriteMap>::open(folder, options, page_bytes)?;
-    env.spare = Some(Spare::watch(folder, env.data_fd()?));
+    env.spare = Some(Spare::new(folder, env.data_fd()?));
     env.create_tables(&[table])?;
     // Prefaulting may write a whole reservation once for nothing; an automatic sync in a commit would flush gigabytes of
     // in-place data while holding the writer.

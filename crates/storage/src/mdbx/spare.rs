@@ -5,7 +5,7 @@
 //! each environment that is written keeps 4 MiB of the disk in a file without a name. A handler of SIGBUS gives them back, 16 KiB
 //! at a time, and returns, upon which the processor does the same store again. Faults elsewhere go to whoever handled them before.
 //!
-//! The handler is installed once for the process, by the first environment of extents that it opens, and stays: what takes handlers away again takes
+//! The handler is installed once for the process, by the first environment of extents that it writes, and stays: what takes handlers away again takes
 //! those of others with it that were installed meanwhile. It touches atomics, and makes system calls that signal-safety(7) allows, or
 //! that are of their kind (fstatvfs); it takes no lock and no memory.
 #![allow(unsafe_code)]
@@ -49,12 +49,17 @@ const PLACES: usize = 64;
 
 /// The room kept back for one environment that is written through its mapping.
 ///
-/// It takes its room when the first transaction begins that writes, so that who only reads takes none.
+/// Taken, and the mapping watched, when the first transaction begins that writes: who only reads has nothing to do with it.
 pub(crate) struct Spare {
     folder: PathBuf,
-    /// Its place among those the handler knows; none where the mapping was not found.
-    place: Option<&'static Place>,
-    file: OnceLock<UnnamedFile>,
+    data_file: i32,
+    /// None inside where the mapping was not found, or nobody more can be watched.
+    kept: OnceLock<Option<Kept>>,
+}
+
+struct Kept {
+    place: &'static Place,
+    file: UnnamedFile,
 }
 
 /// What the handler knows of an environment.
@@ -65,10 +70,10 @@ struct Place {
     start: AtomicUsize,
     /// 0 while nothing is watched.
     end: AtomicUsize,
-    /// The data file, and the file that holds the spare room; -1 while there is none.
+    /// The data file, and the file that holds the spare room.
     data_file: AtomicI32,
     spare_file: AtomicI32,
-    /// Whether any was given back since it was last filled.
+    /// Whether any was given back since it was last filled, or it never was.
     used: AtomicBool,
     waits: AtomicU32,
 }
@@ -78,20 +83,9 @@ static WATCHED: [Place; PLACES] = [const { Place::new() }; PLACES];
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
 impl Spare {
-    /// Watches the mapping of the environment in `folder`, whose data file libmdbx has open as `data_file`. Takes no room yet.
-    pub(crate) fn watch(folder: &Path, data_file: i32) -> Self {
-        let watched = mapping_of(data_file).and_then(|mapping| match mapping {
-            Some(mapping) => {
-                install()?;
-                Ok(Place::take(&mapping, data_file))
-            }
-            None => Ok(None),
-        });
-        let place = watched.unwrap_or_else(|error| {
-            tracing::warn!(%error, folder = %folder.display(), "libmdbx's mapping is not guarded against a disk that fills up");
-            None
-        });
-        Self { folder: folder.to_owned(), place, file: OnceLock::new() }
+    /// Of the environment in `folder`, whose data file libmdbx has open as `data_file` for as long as this lives.
+    pub(crate) fn new(folder: &Path, data_file: i32) -> Self {
+        Self { folder: folder.to_owned(), data_file, kept: OnceLock::new() }
     }
 
     /// Takes all its room, unless it has it. The caller holds the writer's place.
@@ -99,48 +93,68 @@ impl Spare {
     /// # Errors
     /// [`Error::NoSpace`] if the disk has less.
     pub(crate) fn fill(&self) -> Result<()> {
-        let Some(place) = self.place else { return Ok(()) };
-        let failed = |source| Error::Io { action: "keep room back in", path: self.folder.clone(), source };
-        let file = match self.file.get() {
-            Some(_) if !place.used.load(Ordering::Acquire) => return Ok(()),
-            Some(file) => file.file(),
+        let kept = match self.kept.get() {
+            Some(kept) => kept,
             None => {
-                let made = UnnamedFile::new_in(&self.folder).map_err(failed)?;
-                self.file.get_or_init(|| made).file()
+                let kept = self.watch()?;
+                self.kept.get_or_init(|| kept)
             }
         };
-        match fallocate(file, FallocateFlags::empty(), 0, SPARE_BYTES as i64) {
-            Ok(()) => {}
+        let Some(Kept { place, file }) = kept else { return Ok(()) };
+        if !place.used.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match fallocate(file.file(), FallocateFlags::empty(), 0, SPARE_BYTES as i64) {
             // Where room can't be kept back, there is none to give.
-            Err(Errno::EOPNOTSUPP) => {}
+            Ok(()) | Err(Errno::EOPNOTSUPP) => {}
             Err(Errno::ENOSPC | Errno::EDQUOT) => {
-                file.set_len(0).map_err(failed)?;
-                place.used.store(true, Ordering::Release);
+                file.file().set_len(0).map_err(|source| self.failed(source))?;
                 return Err(disk::no_space(&self.folder, "keep room back", SPARE_BYTES));
             }
-            Err(code) => return Err(failed(code.into())),
+            Err(code) => return Err(self.failed(code.into())),
         }
         place.waits.store(0, Ordering::Relaxed);
         place.used.store(false, Ordering::Release);
-        place.spare_file.store(file.as_raw_fd(), Ordering::Release);
         Ok(())
     }
 
     /// Whether the disk was full at any write since [`fill`](Self::fill): a transaction that can be given up should be.
     pub(crate) fn is_used(&self) -> bool {
-        self.place.is_some_and(|place| place.used.load(Ordering::Acquire))
+        self.kept().is_some_and(|kept| kept.place.used.load(Ordering::Acquire))
     }
 
     /// Whether so much was given back that a transaction should be given up which is worth going on with.
     pub(crate) fn is_low(&self) -> bool {
-        self.is_used() && self.file.get().is_none_or(|file| file_bytes(file.file().as_raw_fd()) < SPARE_BYTES / 2)
+        self.is_used() && self.kept().is_some_and(|kept| file_bytes(kept.file.file().as_raw_fd()) < SPARE_BYTES / 2)
+    }
+
+    fn kept(&self) -> Option<&Kept> {
+        self.kept.get()?.as_ref()
+    }
+
+    fn watch(&self) -> Result<Option<Kept>> {
+        let mapping = mapping_of(self.data_file).and_then(|mapping| install().map(|()| mapping));
+        let mapping = match mapping {
+            Ok(Some(mapping)) => mapping,
+            other => {
+                tracing::warn!(folder = %self.folder.display(), found = ?other, "libmdbx's mapping is not guarded against a disk that fills up");
+                return Ok(None);
+            }
+        };
+        let file = UnnamedFile::new_in(&self.folder).map_err(|source| self.failed(source))?;
+        let place = Place::take(&mapping, self.data_file, file.file().as_raw_fd());
+        Ok(place.map(|place| Kept { place, file }))
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Io { action: "keep room back in", path: self.folder.clone(), source }
     }
 }
 
 impl Drop for Spare {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            place.give_up();
+        if let Some(kept) = self.kept() {
+            kept.place.give_up();
         }
     }
 }
@@ -160,12 +174,14 @@ impl Place {
     }
 
     /// A place for the mapping; `None` if all are taken.
-    fn take(mapping: &Range<usize>, data_file: i32) -> Option<&'static Self> {
+    fn take(mapping: &Range<usize>, data_file: i32, spare_file: i32) -> Option<&'static Self> {
         let place = WATCHED.iter().find(|place| !place.taken.swap(true, Ordering::AcqRel))?;
         place.process.store(std::process::id(), Ordering::Relaxed);
         place.data_file.store(data_file, Ordering::Relaxed);
         place.start.store(mapping.start, Ordering::Relaxed);
-        place.used.store(false, Ordering::Relaxed);
+        place.spare_file.store(spare_file, Ordering::Relaxed);
+        // Nothing is in it yet.
+        place.used.store(true, Ordering::Relaxed);
         // Last: from here on the handler sees it.
         place.end.store(mapping.end, Ordering::Release);
         Some(place)
@@ -173,7 +189,6 @@ impl Place {
 
     fn give_up(&self) {
         self.end.store(0, Ordering::Release);
-        self.spare_file.store(-1, Ordering::Release);
         self.taken.store(false, Ordering::Release);
     }
 
@@ -345,7 +360,7 @@ mod tests {
     fn an_environment_of_extents_is_watched_over_all_its_address_space() {
         let dir = tempfile::tempdir().unwrap();
         let env = super::super::open_extents(dir.path(), "t", 64 << 10).unwrap();
-        let place = env.spare.as_ref().unwrap().place.expect("its mapping is found");
+        let place = env.spare.as_ref().unwrap().kept().expect("making its table was a write").place;
         let bytes = place.end.load(Ordering::Relaxed) - place.start.load(Ordering::Relaxed);
         assert!(bytes as isize >= super::super::MAX_EXTENTS_BYTES, "{bytes:x}");
         assert!(place.holds(place.start.load(Ordering::Relaxed)));
