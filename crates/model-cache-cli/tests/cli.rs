@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -233,14 +234,19 @@ fn a_disk_without_room_is_exit_code_6_with_what_is_needed_and_what_there_is() {
     let on_small_disk = |args: &[&str]| {
         let program = machine.command(args);
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "sh", "-ec", r#"mount -t tmpfs -o size=60M tmpfs "$0"; exec "$@""#]);
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
+        command.args(if is_root { &[][..] } else { &["--user", "--map-root-user"] });
+        command.args(["--mount", "sh", "-ec", r#"mount -t tmpfs -o size=60M tmpfs "$0"; exec "$@""#]);
         command.arg(machine.path("store")).arg(program.get_program()).args(program.get_args());
         command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).stdin(Stdio::null());
         Ran::from(command.output().unwrap())
     };
     let ran = on_small_disk(&["pull", REPO, "-q", "Q4_K_M"]);
     assert_eq!(ran.code, 6, "{ran:?}");
-    assert!(ran.err.contains("no space for") && ran.err.contains("needs 90.0 MiB more, ") && ran.err.contains("MiB free"), "{ran:?}");
+    assert!(
+        ran.err.contains("no space for") && ran.err.contains("needs 90.0 MiB more, ") && ran.err.contains("MiB free"),
+        "{ran:?}"
+    );
     assert!(ran.err.contains("hint: "), "{ran:?}");
     let ran = on_small_disk(&["pull", REPO, "-q", "Q4_K_M", "--json"]);
     assert_eq!((ran.code, &ran.error()["code"]), (6, &"no_space".into()));

@@ -16,7 +16,10 @@ fn child() {
     let orders = orders().unwrap_or_default();
     match &orders.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["mix", store, endpoint, seed, seconds] => {
-            say(format_args!("DONE {}", mix::run(Path::new(store), endpoint, 2, seed.parse().unwrap(), seconds.parse().unwrap())));
+            say(format_args!(
+                "DONE {}",
+                mix::run(Path::new(store), endpoint, 2, seed.parse().unwrap(), seconds.parse().unwrap())
+            ));
         }
         ["hold writers", store] => hold_writers(Path::new(store)),
         _ => obey(),
@@ -369,9 +372,8 @@ fn eight_threads_and_four_processes_do_everything_at_once_and_nothing_is_lost_to
     let seconds = std::env::var("MODEL_CACHE_MIX_SECONDS").map_or(6, |seconds| seconds.parse().unwrap());
     let hub = mix::hub();
     let dir = tempfile::tempdir().unwrap();
-    let mut others: Vec<_> = (1..=4)
-        .map(|seed| start(&["mix", path(&dir), &hub.endpoint(), &seed.to_string(), &seconds.to_string()]))
-        .collect();
+    let mut others: Vec<_> =
+        (1..=4).map(|seed| start(&["mix", path(&dir), &hub.endpoint(), &seed.to_string(), &seconds.to_string()])).collect();
     println!("threads: {}", mix::run(dir.path(), &hub.endpoint(), 8, 0, seconds));
     for other in &mut others {
         println!("process {}: {}", other.id(), other.hear_within("DONE", Duration::from_secs(seconds + 300)));

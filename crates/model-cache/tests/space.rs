@@ -304,11 +304,8 @@ async fn a_disk_filled_between_any_two_steps_is_told_and_all_goes_on_once_there_
     let (path, source) = (store.to_str().unwrap(), disk.join("source"));
     fs::write(&source, Content::seeded(2, SIZE).read(0..SIZE).unwrap()).unwrap();
     let endpoint = hub.endpoint();
-    let works: [&[&str]; 3] = [
-        &["pull", path, &endpoint, REPO],
-        &["import", path, "org/local", source.to_str().unwrap()],
-        &["rm", path, "org/before"],
-    ];
+    let works: [&[&str]; 3] =
+        [&["pull", path, &endpoint, REPO], &["import", path, "org/local", source.to_str().unwrap()], &["rm", path, "org/before"]];
     let make_store = || {
         let _ = fs::remove_dir_all(&store);
         import(&local(&store), "org/before", 3, SIZE).unwrap();

@@ -174,7 +174,9 @@ impl World {
             }
             At::Write(key, id) => {
                 let page = world.chunks[id as usize];
-                let page = page.filter(|page| world.pages[*page].owner == id).ok_or(format!("{id} writes into pages that are not its own"))?;
+                let page = page
+                    .filter(|page| world.pages[*page].owner == id)
+                    .ok_or(format!("{id} writes into pages that are not its own"))?;
                 if !matches!(world.row(key, id), Some(Row { state: State::Filling, .. })) {
                     return Err(format!("{id} writes, and its row is {:?}", world.rows[key]));
                 }
@@ -324,7 +326,9 @@ impl World {
     fn kill(&self, n: usize) -> Self {
         let mut world = self.clone();
         match world.processes[n] {
-            At::RecheckFill(_, id) | At::Reserve(_, id) | At::Write(_, id) | At::Seal(_, id) | At::EndFill(id) => world.let_go(id),
+            At::RecheckFill(_, id) | At::Reserve(_, id) | At::Write(_, id) | At::Seal(_, id) | At::EndFill(id) => {
+                world.let_go(id)
+            }
             At::RecheckRead(_, id, _) | At::Read(_, id, ..) | At::EndRead(_, id) => world.leases[id as usize].shared -= 1,
             At::RecheckFree(_, id) | At::MarkFreeing(_, id) | At::Punch(_, id) | At::DeleteChunk(_, id) => world.let_go(id),
             At::DeleteRow(_, id) | At::EndFree(id) => world.let_go(id),
@@ -431,14 +435,9 @@ fn no_order_of_steps_and_kills_shows_a_reader_other_bytes_or_loses_a_file_or_spa
 #[test]
 fn every_rule_that_is_left_out_of_the_model_is_missed_in_some_order() {
     use LeftOut::*;
-    for left_out in [
-        RecheckOfReader,
-        RecheckOfFiller,
-        RecheckOfFreer,
-        LeaseUntilTheLastWrite,
-        RowsAfterTheWritersPlace,
-        PunchBeforeDelete,
-    ] {
+    for left_out in
+        [RecheckOfReader, RecheckOfFiller, RecheckOfFreer, LeaseUntilTheLastWrite, RowsAfterTheWritersPlace, PunchBeforeDelete]
+    {
         let wrong = MIXES.into_iter().find_map(|mix| explore(start(mix), left_out).err());
         println!("{left_out:?}: {wrong:?}");
         assert!(wrong.is_some(), "{left_out:?} is missed by nothing");

@@ -123,12 +123,15 @@ impl Worker<'_> {
                 let (path, content) = (self.folder.path().join("file"), imported(n, variant));
                 fs::write(&path, content.read(0..content.size_bytes().unwrap()).unwrap()).unwrap();
                 // The same content is just being imported, or freed, by another.
-                allowed(kind, self.cache.import(&local, &[path], &ImportOptions::default()), |error| matches!(error, Error::Busy { .. }))
+                allowed(kind, self.cache.import(&local, &[path], &ImportOptions::default()), |error| {
+                    matches!(error, Error::Busy { .. })
+                })
             }
             "export" => {
                 let to = self.folder.path().join("export");
                 let exported = self.cache.export(&local, &[], &to, &ExportOptions { force: true, ..ExportOptions::default() });
-                let found = exported.as_ref().ok().and_then(|report| report.paths.first()).map(|path| crc(&fs::read(path).unwrap()));
+                let found =
+                    exported.as_ref().ok().and_then(|report| report.paths.first()).map(|path| crc(&fs::read(path).unwrap()));
                 assert!(found.is_none_or(|found| self.shared.crcs[&local].contains(&found)), "{local}: {found:08x?}");
                 allowed(kind, exported, |error| error.kind() == ErrorKind::NotFound)
             }
@@ -169,9 +172,9 @@ fn open(store: &Path, endpoint: &str) -> ModelCache {
 
 /// Lets `threads` workers loose on `store` for `seconds`; what they did, in words.
 pub(super) fn run(store: &Path, endpoint: &str, threads: usize, seed: u64, seconds: u64) -> String {
-    let crcs = (0..REPOS)
-        .map(|n| (repo(n), vec![crc_of(&pulled(n))]))
-        .chain((0..IMPORTS).map(|n| (format!("me/local{n}"), (0..VARIANTS).map(|variant| crc_of(&imported(n, variant))).collect())));
+    let crcs = (0..REPOS).map(|n| (repo(n), vec![crc_of(&pulled(n))])).chain(
+        (0..IMPORTS).map(|n| (format!("me/local{n}"), (0..VARIANTS).map(|variant| crc_of(&imported(n, variant))).collect())),
+    );
     let shared = Shared {
         store: store.to_owned(),
         endpoint: endpoint.to_owned(),
@@ -212,7 +215,10 @@ pub(super) fn run(store: &Path, endpoint: &str, threads: usize, seed: u64, secon
         }
     });
     let kinds = KINDS.iter().zip(&shared.done);
-    kinds.map(|(kind, (done, had))| format!("{kind} {}/{}", had.load(Ordering::Relaxed), done.load(Ordering::Relaxed))).collect::<Vec<_>>().join(", ")
+    kinds
+        .map(|(kind, (done, had))| format!("{kind} {}/{}", had.load(Ordering::Relaxed), done.load(Ordering::Relaxed)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Ends the process, and says who waits for what, if any worker is at one thing for too long.
@@ -232,7 +238,10 @@ fn watch(shared: &Shared, ended: &AtomicBool) {
             let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default().trim().to_owned();
             eprintln!("  thread {}: waits in {}, {}\n{}", read("comm"), read("wchan"), read("syscall"), read("stack"));
         }
-        eprintln!("locks (byte ranges of `leases` and libmdbx's own):\n{}", fs::read_to_string("/proc/locks").unwrap_or_default());
+        eprintln!(
+            "locks (byte ranges of `leases` and libmdbx's own):\n{}",
+            fs::read_to_string("/proc/locks").unwrap_or_default()
+        );
         std::process::abort();
     }
 }

@@ -326,7 +326,8 @@ fn find_mapping(maps: &str, path: &str) -> Option<Range<usize>> {
         // 7f00-7f01 rw-s 00000000 fe:00 131      /path
         let mut fields = line.splitn(6, ' ');
         let (Some(addresses), Some(access), Some(offset)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        let is_ours = access.starts_with("rw") && access.ends_with('s') && fields.last().is_some_and(|rest| rest.trim_start() == path);
+        let is_ours =
+            access.starts_with("rw") && access.ends_with('s') && fields.last().is_some_and(|rest| rest.trim_start() == path);
         let Some((start, end)) = addresses.split_once('-') else { continue };
         let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else { continue };
         match &mut found {
