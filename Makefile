@@ -9,12 +9,13 @@
 # make torture    kills by the thousand against a store, and what must hold after each; ten seconds, or ARGS="--kills 2000", ARGS=--help
 # make loaders    llama.cpp from the store, beside the same file by path (the first time ten minutes, to build it)
 # make wheel      the Python module, into target/wheels
+# make mutants    takes the code behind each rule of the design out, and sees its test fail (half an hour; ONLY="2 5" for some)
 # make setup      only what the others need from Debian and PyPI
 # make clean      remove what was built
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check torture bench bench-smoke bench-list bench-readme figures-loaders loaders wheel setup clean
+.PHONY: demo test check torture mutants bench bench-smoke bench-list bench-readme figures-loaders loaders wheel setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -40,6 +41,9 @@ bench-readme: setup
 
 torture: setup
 	@scripts/with cargo run --locked --quiet --package torture -- $(ARGS)
+
+mutants: setup
+	@scripts/with scripts/mutate $(ONLY)
 
 loaders: setup
 	@scripts/with scripts/loaders

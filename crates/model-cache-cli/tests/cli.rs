@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -223,6 +224,32 @@ fn a_pull_without_a_choice_lists_the_quants_and_one_with_a_single_quant_takes_it
     assert_eq!(ran.code, 0);
     assert!(ran.err.contains("Pulled Q4_0 of org/one ("), "{ran:?}");
     assert!(machine.run(["pull", "org/one"]).err.contains("Already here: Q4_0 of org/one ("));
+}
+
+#[test]
+fn a_disk_without_room_is_exit_code_6_with_what_is_needed_and_what_there_is() {
+    let machine = Machine::with_model(90 * MIB);
+    std::fs::create_dir(machine.path("store")).unwrap();
+    // Each run on an empty disk of its own, in place of the store.
+    let on_small_disk = |args: &[&str]| {
+        let program = machine.command(args);
+        let mut command = Command::new("unshare");
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
+        command.args(if is_root { &[][..] } else { &["--user", "--map-root-user"] });
+        command.args(["--mount", "sh", "-ec", r#"mount -t tmpfs -o size=60M tmpfs "$0"; exec "$@""#]);
+        command.arg(machine.path("store")).arg(program.get_program()).args(program.get_args());
+        command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).stdin(Stdio::null());
+        Ran::from(command.output().unwrap())
+    };
+    let ran = on_small_disk(&["pull", REPO, "-q", "Q4_K_M"]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert!(
+        ran.err.contains("no space for") && ran.err.contains("needs 90.0 MiB more, ") && ran.err.contains("MiB free"),
+        "{ran:?}"
+    );
+    assert!(ran.err.contains("hint: "), "{ran:?}");
+    let ran = on_small_disk(&["pull", REPO, "-q", "Q4_K_M", "--json"]);
+    assert_eq!((ran.code, &ran.error()["code"]), (6, &"no_space".into()));
 }
 
 #[test]

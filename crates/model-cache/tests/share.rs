@@ -1,17 +1,29 @@
 //! Several at one store: two pulls of one file, one content under several names, and readers of what is removed.
 
 mod common;
+#[path = "share/mix.rs"]
+mod mix;
 
 use common::*;
 use hub_fixture::{Content, Fault, File, Hub, Repo, Target};
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 use tabagent_model_cache::*;
 
 const SIZE: u64 = 130 * MIB;
 
 #[test]
 fn child() {
-    obey();
+    let orders = orders().unwrap_or_default();
+    match &orders.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["mix", store, endpoint, seed, seconds] => {
+            say(format_args!(
+                "DONE {}",
+                mix::run(Path::new(store), endpoint, 2, seed.parse().unwrap(), seconds.parse().unwrap())
+            ));
+        }
+        ["hold writers", store] => hold_writers(Path::new(store)),
+        _ => obey(),
+    }
 }
 
 fn content() -> Content {
@@ -285,4 +297,153 @@ async fn a_removal_and_a_gc_during_a_pull_leave_its_fill_alone_and_it_says_what_
     assert_eq!(hub.bytes_served(), 2);
     assert!(holds(&cache, REPO, "model.gguf", &content()));
     assert_sound(&cache);
+}
+
+#[test]
+fn a_store_open_in_one_pid_namespace_is_refused_in_any_other_until_it_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = local(dir.path());
+    import(&cache, &patterned(1, MIB));
+    // libmdbx tells its readers and writers apart by their process ids: two containers would take each other's for dead ones.
+    for with_proc in [true, false] {
+        let mut other = start_in_pid_namespace(&["open", path(&dir)], with_proc);
+        let said = other.hear("ERROR");
+        assert!(said.contains("open in another container (PID namespace)"), "{said}");
+        other.end();
+    }
+    // Of the same namespace as many as like.
+    let mut same = start(&["open", path(&dir)]);
+    same.hear("OK");
+    assert!(same.end().success());
+    drop(cache);
+    // The other way round: one container keeps out the next, and everybody else, for as long as it has it open, and no longer.
+    let mut reader = start_in_pid_namespace(&["read", path(&dir), "org/local", "file"], true);
+    assert_eq!(reader.hear("READS"), format!("{:08x}", crc(&patterned(1, MIB))));
+    let refused = ModelCache::builder(dir.path()).offline(true).open().unwrap_err();
+    assert!(refused.hint().is_some_and(|hint| hint.contains("container")), "{refused}: {:?}", refused.hint());
+    assert!(start_in_pid_namespace(&["open", path(&dir)], true).hear("ERROR").contains("PID namespace"));
+    reader.tell("again");
+    reader.hear("READS");
+    reader.end();
+    assert_sound(&local(dir.path()));
+}
+
+// -- processes that stand still between two steps ------------------------------------------------------------------------
+
+#[cfg(feature = "fail-points")]
+#[test]
+fn a_reader_that_is_late_for_its_lease_reads_what_is_there_by_then_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = local(dir.path());
+    for (old, new) in [(6 * MIB, 6 * MIB), (6 * MIB, 5 * MIB)] {
+        import(&cache, &patterned(1, old));
+        let mut reader = start_stopping_at("read.looked_up", 1, &["read", path(&dir), "org/local", "file"]);
+        assert!(reader.has_stopped());
+        // It knows a blob's number by now, and has no lease on it: the content goes, and other content comes into its pages.
+        assert_eq!(cache.delete_model("org/local").unwrap().freed_bytes, old);
+        import(&cache, &patterned(2, new));
+        reader.signal("CONT");
+        assert_eq!(reader.hear("READS"), format!("{:08x}", crc(&patterned(2, new))));
+        assert!(reader.end().success());
+        cache.delete_model("org/local").unwrap();
+    }
+}
+
+#[cfg(feature = "fail-points")]
+#[test]
+fn content_that_comes_while_gc_is_about_to_look_for_orphans_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = local(dir.path());
+    let mut collector = start_stopping_at("gc.orphans_begun", 1, &["gc", path(&dir)]);
+    assert!(collector.has_stopped());
+    import(&cache, &patterned(1, 6 * MIB));
+    collector.signal("CONT");
+    collector.hear("OK");
+    assert!(collector.end().success());
+    assert!(cache.get_file("org/local", "file").unwrap().unwrap()[..] == patterned(1, 6 * MIB));
+    assert_sound(&cache);
+}
+
+// -- everything at once ------------------------------------------------------------------------------------------------
+
+/// `MODEL_CACHE_MIX_SECONDS=300 cargo test -p model-cache --test share everything` for as long as you like.
+#[test]
+fn eight_threads_and_four_processes_do_everything_at_once_and_nothing_is_lost_torn_or_stuck() {
+    let seconds = std::env::var("MODEL_CACHE_MIX_SECONDS").map_or(6, |seconds| seconds.parse().unwrap());
+    let hub = mix::hub();
+    let dir = tempfile::tempdir().unwrap();
+    let mut others: Vec<_> =
+        (1..=4).map(|seed| start(&["mix", path(&dir), &hub.endpoint(), &seed.to_string(), &seconds.to_string()])).collect();
+    println!("threads: {}", mix::run(dir.path(), &hub.endpoint(), 8, 0, seconds));
+    for other in &mut others {
+        println!("process {}: {}", other.id(), other.hear_within("DONE", Duration::from_secs(seconds + 300)));
+        assert!(other.end().success());
+    }
+    let cache = local(dir.path());
+    cache.gc().unwrap();
+    assert_sound(&cache);
+    let stats = cache.stats().unwrap();
+    assert_eq!((stats.filling_bytes, stats.doomed_bytes), (0, 0), "{stats:?}");
+    for repo in cache.list().unwrap() {
+        cache.delete_model(&repo.repo.to_string()).unwrap();
+    }
+    let stats = cache.stats().unwrap();
+    assert!(stats.live_bytes == 0 && stats.disk_bytes < 64 * MIB, "{stats:?}");
+}
+
+/// Takes both writers' places, and keeps them until its stdin is closed.
+fn hold_writers(store: &Path) {
+    let registry = storage::StorageRegistry::new(store);
+    let extents = registry.extents(&store.join("model_cache_chunks"), "chunks", storage::Alignment::LargePage).unwrap();
+    let records = registry.records(&store.join("model_cache_manifests"), &["store"]).unwrap();
+    let reserving = extents.begin_reserve().unwrap();
+    let key = [storage::ExtentSpec { key: "file:org/other:x:chunk:0".to_owned(), data_bytes: 3 * MIB }];
+    reserving.reserve(&extents.open_writer().unwrap(), 1 << 40, BLOCK as u32, &key).unwrap();
+    let writing = records.begin_write().unwrap();
+    writing.put_bytes(&storage::Table::new("store"), "doomed:77", b"").unwrap();
+    say("HELD");
+    let _ = std::io::Read::read(&mut std::io::stdin(), &mut [0]);
+}
+
+#[test]
+fn readers_do_not_wait_for_a_writer_that_stands_still_in_its_transactions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (large, small) = (patterned(1, 6 * MIB), patterned(2, 1000));
+    let cache = local(dir.path());
+    import(&cache, &large);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("small"), &small).unwrap();
+    cache.import("org/small", &[folder.path().join("small")], &ImportOptions::default()).unwrap();
+    let mut writer = start(&["hold writers", path(&dir)]);
+    writer.hear("HELD");
+    writer.signal("STOP");
+    assert!(writer.has_stopped());
+    // Another process that opens the store and reads; in this one all that reads. None of it would end if any of it
+    // waited for either writer's place.
+    let mut reader = start(&["read", path(&dir), "org/local", "file"]);
+    assert_eq!(reader.hear("READS"), format!("{:08x}", crc(&large)));
+    let (store, target) = (dir.path().to_owned(), folder.path().join("export"));
+    let reading = std::thread::spawn(move || {
+        let anew = local(&store);
+        for cache in [&cache, &anew] {
+            assert!(cache.get_file("org/local", "file").unwrap().unwrap()[..] == large);
+            assert!(cache.get_file("org/small", "small").unwrap().unwrap()[..] == small);
+            assert!(cache.has_file("org/local", "file").unwrap());
+            assert_eq!((cache.list().unwrap().len(), cache.files("org/local").unwrap().len()), (2, 1));
+            assert_eq!(cache.stats().unwrap().live_bytes, 6 * MIB + 1000);
+            assert_eq!(cache.readable().unwrap().len(), 2);
+            let report = cache.verify(None, &[], &VerifyOptions { digest: true, ..VerifyOptions::default() }).unwrap();
+            assert!(report.bad.is_empty(), "{:?}", report.bad);
+            cache.export("org/local", &[], &target, &ExportOptions { force: true, ..ExportOptions::default() }).unwrap();
+        }
+        (cache, anew)
+    });
+    until("all reads are done beside a writer that stands still", || reading.is_finished());
+    assert!(writer.has_stopped());
+    let caches = reading.join().unwrap();
+    writer.kill();
+    // Letting go writes down when files were last used.
+    drop(caches);
+    assert!(reader.end().success());
+    assert_sound(&local(dir.path()));
 }

@@ -13,6 +13,11 @@ use std::{
 };
 use tabagent_model_cache::*;
 
+#[test]
+fn child() {
+    obey();
+}
+
 /// The folder of a disk of 200 MiB in the child, `None` in the parent.
 fn small_disk(name: &str) -> Option<PathBuf> {
     in_mount_namespace(name, r#"mount -t tmpfs -o size=200M tmpfs "$DIR""#)
@@ -253,4 +258,123 @@ fn ranges_the_disk_has_no_room_for_are_not_gathered_and_leave_nothing_behind() {
     let gathered = gather().unwrap();
     assert_eq!(gathered.size_bytes(), range.end - range.start);
     assert_sound(&cache);
+}
+
+#[test]
+fn root_opens_reads_and_removes_where_it_has_filled_what_the_disk_keeps_for_it() {
+    const NAME: &str = "root_opens_reads_and_removes_where_it_has_filled_what_the_disk_keeps_for_it";
+    if !is_root() {
+        return println!("SKIPPED {NAME}: only root has a reserve, and loop devices");
+    }
+    // A fifth of it is for root alone.
+    let mounts = r#"mkdir "$DIR/disk"; truncate -s 300M "$DIR/image"; mkfs.ext4 -q -b 4096 -m 20 "$DIR/image"; mount -o loop "$DIR/image" "$DIR/disk""#;
+    let Some(dir) = in_mount_namespace(NAME, mounts) else { return };
+    let disk = dir.join("disk");
+    let store = disk.join("store");
+    import(&local(&store), "org/a", 1, 20 * MIB).unwrap();
+    // Beyond the last byte anybody else could have, and beyond what a ballast that is given up would bring back.
+    let mut filler = fs::File::create(disk.join("filler")).unwrap();
+    let left_bytes = || {
+        let stat = std::process::Command::new("stat").args(["-f", "-c", "%f %S"]).arg(&disk).output().unwrap();
+        let numbers = String::from_utf8(stat.stdout).unwrap();
+        numbers.split_whitespace().map(|number| number.parse::<u64>().unwrap()).product::<u64>()
+    };
+    while left_bytes() > 36 * MIB {
+        filler.write_all(&[1; 1 << 20]).unwrap();
+        filler.sync_all().unwrap();
+    }
+    assert_eq!(storage::free_bytes(&disk).unwrap(), 0);
+    let cache = local(&store);
+    assert!(holds(&cache, "org/a", "file", &Content::seeded(1, 20 * MIB)));
+    // What is kept for root is not what a store fills.
+    assert_eq!(import(&cache, "org/more", 9, 10 * MIB).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(cache.delete_model("org/a").unwrap().freed_bytes, 20 * MIB);
+    assert_eq!(cache.stats().unwrap().doomed_bytes, 0);
+}
+
+/// A process is stopped at each step of a pull, an import and a removal, the disk filled to the last byte, and the process let go on.
+#[cfg(feature = "fail-points")]
+#[tokio::test]
+async fn a_disk_filled_between_any_two_steps_is_told_and_all_goes_on_once_there_is_room() {
+    const NAME: &str = "a_disk_filled_between_any_two_steps_is_told_and_all_goes_on_once_there_is_room";
+    const SIZE: u64 = 6 * MIB;
+    let Some(disk) = in_mount_namespace(NAME, r#"mount -t tmpfs -o size=80M tmpfs "$DIR""#) else { return };
+    let hub = hub(1, SIZE);
+    let store = disk.join("store");
+    let (path, source) = (store.to_str().unwrap(), disk.join("source"));
+    fs::write(&source, Content::seeded(2, SIZE).read(0..SIZE).unwrap()).unwrap();
+    let endpoint = hub.endpoint();
+    let works: [&[&str]; 3] =
+        [&["pull", path, &endpoint, REPO], &["import", path, "org/local", source.to_str().unwrap()], &["rm", path, "org/before"]];
+    let make_store = || {
+        let _ = fs::remove_dir_all(&store);
+        import(&local(&store), "org/before", 3, SIZE).unwrap();
+    };
+    let end = |process: &Process| loop {
+        let line = process.hear("");
+        if line.starts_with("OK") || line.starts_with("ERROR") {
+            return line;
+        }
+    };
+    let (mut told, mut done) = (0, 0);
+    let mut tried = std::collections::HashSet::new();
+    for orders in works {
+        make_store();
+        let trace = disk.join("trace");
+        let mut traced = start_tracing(&trace, orders);
+        assert!(end(&traced).starts_with("OK"));
+        assert!(traced.end().success());
+        let points = fs::read_to_string(&trace).unwrap();
+        fs::remove_file(&trace).unwrap();
+        // What an open does is the same for all.
+        for point in points.lines().filter(|point| tried.insert((*point).to_owned())) {
+            make_store();
+            hub.clear_log();
+            let mut process = start_stopping_at(point, 1, orders);
+            if !process.has_stopped() {
+                // What several threads do is not the same each time.
+                assert!(process.end().success());
+                continue;
+            }
+            let filler = fill(&disk);
+            process.signal("CONT");
+            let said = end(&process);
+            assert!(process.end().success(), "{} at {point}", orders[0]);
+            match said.starts_with("OK") {
+                true => done += 1,
+                // What is needed, and what there is.
+                false => {
+                    assert!(said.starts_with("ERROR NoSpace"), "{} at {point}: {said}", orders[0]);
+                    told += 1;
+                }
+            }
+            fs::remove_file(filler).unwrap();
+            let cache = cache(&store, &hub);
+            match orders[0] {
+                "pull" => {
+                    let before = hub.bytes_served();
+                    cache.pull(REPO).all(true).run().await.unwrap();
+                    let again = hub.bytes_served() - before;
+                    let had_landed = point.starts_with("seal.") || point == "fill.data_synced";
+                    assert!(!had_landed || again <= 2, "{again} bytes fetched again after {point}");
+                    assert!(holds(&cache, REPO, "model.gguf", &Content::seeded(1, SIZE)));
+                }
+                "import" => {
+                    cache.import("org/local", std::slice::from_ref(&source), &ImportOptions::default()).unwrap();
+                    assert!(holds(&cache, "org/local", "source", &Content::seeded(2, SIZE)));
+                }
+                _ => {
+                    let removed = cache.delete_model("org/before");
+                    assert!(matches!(removed, Ok(_) | Err(Error::NotInStore { .. })), "{removed:?}");
+                }
+            }
+            if orders[0] != "rm" {
+                assert!(holds(&cache, "org/before", "file", &Content::seeded(3, SIZE)));
+            }
+            cache.gc().unwrap();
+            assert_sound(&cache);
+        }
+    }
+    println!("{told} ended for lack of space, {done} were done all the same");
+    assert!(told > 10 && done > 10, "{told} {done}");
 }

@@ -1,6 +1,9 @@
 //! The disk under a store: its free space, what kind of file system it is, and the [`Ballast`] kept back on it.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    unnamed::UnnamedFile,
+};
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::{
     fs::{self, File, Metadata},
@@ -61,13 +64,33 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
     Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
 }
 
+/// Whether this process may write `bytes` more on the file system of `folder`.
+///
+/// What is free for everybody, or, where that is too little, what the file system gives when asked: root may have filled the part that
+/// is kept for root, and then has room that nobody else has.
+///
+/// # Errors
+/// [`Error::Io`] if the file system can't be asked.
+pub fn has_room(folder: &Path, bytes: u64) -> Result<bool> {
+    if free_bytes(folder)? >= bytes {
+        return Ok(true);
+    }
+    // Given back as it is closed. No file can be made on a disk without room for one.
+    let Ok(probe) = UnnamedFile::new_in(folder) else { return Ok(false) };
+    Ok(fallocate(probe.file(), FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes as i64).is_ok())
+}
+
 /// Refuses to `action` in `folder` with less than `needed_bytes` free on its disk.
 pub(crate) fn check_room(folder: &Path, action: &'static str, needed_bytes: u64) -> Result<()> {
-    let free_bytes = free_bytes(folder)?;
-    if free_bytes < needed_bytes {
-        return Err(Error::NoSpace { action, path: folder.to_owned(), needed_bytes, free_bytes });
+    if has_room(folder, needed_bytes)? { Ok(()) } else { Err(no_space(folder, action, needed_bytes)) }
+}
+
+/// The error for an `action` in `folder` that needs more than the disk has.
+pub(crate) fn no_space(folder: &Path, action: &'static str, needed_bytes: u64) -> Error {
+    match free_bytes(folder) {
+        Ok(free_bytes) => Error::NoSpace { action, path: folder.to_owned(), needed_bytes, free_bytes },
+        Err(error) => error,
     }
-    Ok(())
 }
 
 /// Bytes of disk the files below `folder` take up, holes not counted: what `du` says.

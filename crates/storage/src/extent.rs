@@ -224,6 +224,8 @@ impl Extents {
         let txn = self.db.begin_write()?;
         // Asked with the writer's place held, so that no other writer takes the room in between.
         disk::check_room(self.folder(), action, headroom_bytes)?;
+        self.db.fill_spare()?;
+        fail_point("extents.write_begun");
         Ok(ExtentsWrite { txn, extents: self, failed: AtomicBool::new(false) })
     }
 }
@@ -240,7 +242,7 @@ impl Drop for Extents {
 pub struct ExtentsWrite<'a> {
     txn: Writing<'a, WriteMap>,
     extents: &'a Extents,
-    /// Set by a reservation that failed: its extents have no disk space any more.
+    /// Set by a reservation that failed, whose extents have no disk space any more, and by a deletion the disk had no room for.
     failed: AtomicBool,
 }
 
@@ -288,11 +290,16 @@ impl ExtentsWrite<'_> {
         }
         let headroom_bytes = RESERVE_HEADROOM_BYTES + specs.len() as u64 * EXTENT_HEADROOM_BYTES;
         disk::check_room(self.extents.folder(), "reserve extents", headroom_bytes)?;
+        fail_point("reserve.room_checked");
         for ExtentSpec { key, data_bytes } in specs {
             let value_bytes = alignment.value_bytes(*data_bytes);
             let placed = db.reserve(&self.txn, &table, key, value_bytes as usize)?;
             let placed =
                 placed.ok_or_else(|| Error::BadExtent { key: key.clone(), reason: "its key is taken by another".to_owned() })?;
+            // Another program took the room since it was asked for.
+            if db.was_full() {
+                return Err(disk::no_space(self.extents.folder(), "reserve extents", headroom_bytes));
+            }
             let extent = Extent::from_placed(alignment, key, &placed)?;
             // The page number was read before the value; that the file shows the same header there proves the place.
             if writer.read_page_header(placed.page)? != placed.page_header {
@@ -331,7 +338,13 @@ impl ExtentsWrite<'_> {
             write_log::freed(&extent);
         }
         let table = self.txn.open_table(self.extents.table)?;
-        self.txn.del(&table, key, None).map_err(|source| db.error("delete an extent", source))
+        let deleted = self.txn.del(&table, key, None).map_err(|source| db.error("delete an extent", source))?;
+        fail_point("extents.deleted");
+        if db.is_spare_low() {
+            self.failed.store(true, Ordering::Relaxed);
+            return Err(disk::no_space(self.extents.folder(), "free extents", FREE_HEADROOM_BYTES));
+        }
+        Ok(deleted)
     }
 
     /// Gives the disk space of pages that are nobody's back to the file system: what a reservation took that a crash kept from being committed, or a
@@ -384,7 +397,7 @@ impl ExtentsWrite<'_> {
             return Err(Error::Engine {
                 action: "commit",
                 environment: self.extents.folder().to_owned(),
-                source: "a reservation of the transaction had failed, so it was rolled back".into(),
+                source: "an operation of the transaction had failed, so it was rolled back".into(),
             });
         }
         fail_point("extents.ready_to_commit");
@@ -392,6 +405,9 @@ impl ExtentsWrite<'_> {
         self.txn.commit()?;
         write_log::committed();
         fail_point("extents.committed");
+        if self.extents.db.was_full() {
+            tracing::warn!(folder = %self.extents.folder().display(), "the disk was full: a commit took the room kept back for that");
+        }
         Ok(())
     }
 }

@@ -40,7 +40,7 @@ mod writeback;
 pub use codec::Record;
 pub use copy::CopyMethod;
 pub use data_file::{DataFile, ExtentHeader, Journal};
-pub use disk::{Ballast, allocated_bytes, free_bytes, open_folder};
+pub use disk::{Ballast, allocated_bytes, free_bytes, has_room, open_folder};
 pub use error::{Error, Result};
 pub use extent::{Alignment, Extent, ExtentSpec, Extents, ExtentsWrite, HEADER_REGION_BYTES, PAGE_BYTES};
 pub use fail::fail_point;

@@ -4,6 +4,7 @@ use crate::{
     disk,
     error::{Error, Result},
     extent::{Alignment, Extents, PAGE_BYTES},
+    fail::fail_point,
     mdbx,
     records::Records,
 };
@@ -102,6 +103,7 @@ impl Opened {
     ) -> Result<Arc<Shared<T>>> {
         disk::open_folder(folder)?;
         let lock_file = disk::preallocate(&folder.join("mdbx.lck"), LOCK_FILE_BYTES)?;
+        fail_point("open.lock_file_made");
         let id = (lock_file.dev(), lock_file.ino());
         let mut environments = self.lock();
         loop {

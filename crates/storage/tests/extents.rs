@@ -127,3 +127,41 @@ fn large_data_begins_where_large_pages_do_and_a_mapping_of_it_too() {
         assert_eq!(mapping.len() as u64, sizes[1..4].iter().sum::<u64>());
     }
 }
+
+#[test]
+fn a_recycled_extent_has_an_empty_journal_whatever_was_journaled_there_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = StorageRegistry::new(dir.path());
+    let extents = registry.extents(&registry.folder("extents"), "chunks", storage::Alignment::LargePage).unwrap();
+    let writer = extents.open_writer().unwrap();
+    let reserve = |owner: u64| {
+        let txn = extents.begin_reserve().unwrap();
+        let placed = txn.reserve(&writer, owner, BLOCK_BYTES, &specs(&owner.to_string(), &[3 * u64::from(BLOCK_BYTES)])).unwrap();
+        txn.commit().unwrap();
+        placed[0]
+    };
+    let first = reserve(1);
+    for block in 0..3 {
+        writer.journal(&first, block, 0x1234_5678).unwrap();
+    }
+    let mut places = vec![first];
+    // libmdbx gives the same pages out again once it was synced.
+    for owner in 2.. {
+        let txn = extents.begin_free().unwrap();
+        assert!(txn.delete(&format!("{}:0", owner - 1)).unwrap());
+        txn.commit().unwrap();
+        extents.sync().unwrap();
+        let next = reserve(owner);
+        let header = extents.reader().read_header(&next).unwrap().unwrap();
+        assert_eq!(header.owner, owner);
+        assert_eq!(extents.reader().read_journal(&next, &header).unwrap(), [None; 3]);
+        if places.contains(&next) {
+            break;
+        }
+        assert!(places.len() < 20, "no extent was ever given out again: {places:?}");
+        places.push(next);
+        for block in 0..3 {
+            writer.journal(&next, block, 0x1234_5678).unwrap();
+        }
+    }
+}

@@ -225,6 +225,9 @@ fn an_environment_of_a_killed_parent_opens_while_its_child_lives() {
     const NAME: &str = "an_environment_of_a_killed_parent_opens_while_its_child_lives";
     if let Some(folder) = child_argument() {
         let extents = open_extents(&folder);
+        // The child inherits it: one made by libmdbx's own description would keep libmdbx's locks.
+        let placed = reserve(&extents, 7, "mapped", &[1 << 20]).unwrap();
+        let _mapping = Mapping::side_by_side(extents.reader(), &placed).unwrap();
         let _writing = extents.begin_free().unwrap();
         let mut child = Forked::new(|line| {
             line.write_all(&[1]).unwrap();

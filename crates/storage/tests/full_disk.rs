@@ -18,7 +18,7 @@ const BALLAST_BYTES: u64 = 16 << 20;
 const BYTES: Table<[u8]> = Table::new("t");
 
 /// Mounts ext4 on a file where we may use loop devices, and says so; tmpfs else.
-fn mount_small_disk(folder: &Path, ext4: bool) -> Option<PathBuf> {
+fn mount_small_disk(folder: &Path, ext4: bool, bytes: u64) -> Option<PathBuf> {
     let disk = folder.join("disk");
     fs::create_dir_all(&disk).unwrap();
     let run = |program: &str, arguments: &[&str]| {
@@ -27,12 +27,12 @@ fn mount_small_disk(folder: &Path, ext4: bool) -> Option<PathBuf> {
     let target = disk.to_str().unwrap();
     let mounted = if ext4 {
         let image = folder.join("image");
-        File::create(&image).unwrap().set_len(DISK_BYTES).unwrap();
+        File::create(&image).unwrap().set_len(bytes).unwrap();
         let image = image.to_str().unwrap();
         // Blocks as on a large disk, and none kept for root, which we may be.
         run("mkfs.ext4", &["-q", "-b", "4096", "-m", "0", image]) && run("mount", &["-o", "loop", image, target])
     } else {
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={DISK_BYTES}"), "tmpfs", target])
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs", target])
     };
     if !mounted {
         println!("SKIPPED: no {} may be mounted here", if ext4 { "ext4" } else { "tmpfs" });
@@ -42,8 +42,12 @@ fn mount_small_disk(folder: &Path, ext4: bool) -> Option<PathBuf> {
 
 /// Runs `work` on a small disk of either kind, in a child.
 fn on_small_disks(name: &str, work: impl Fn(&Path)) {
+    on_disks_of(DISK_BYTES, name, work);
+}
+
+fn on_disks_of(bytes: u64, name: &str, work: impl Fn(&Path)) {
     if let Some(folder) = child_argument() {
-        if let Some(disk) = mount_small_disk(&folder, folder.ends_with("ext4")) {
+        if let Some(disk) = mount_small_disk(&folder, folder.ends_with("ext4"), bytes) {
             work(&disk);
         }
         return;
@@ -207,6 +211,10 @@ fn at_no_level_of_free_space_does_a_step_kill_the_process() {
         put(&records, "after", 300_000).unwrap();
     });
 }
+
+#[cfg(feature = "fail-points")]
+#[path = "full_disk/steps.rs"]
+mod steps;
 
 /// A store as it may stand when the disk fills up.
 fn full_store(disk: &Path) -> Vec<u8> {

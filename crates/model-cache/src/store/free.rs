@@ -393,6 +393,7 @@ impl Store {
     fn free_orphans(&self) -> Result<u64> {
         let freeing = || "could not free chunks that belong to no file".to_owned();
         let writer = self.extents.open_writer().attempted(freeing)?;
+        fail_point("gc.orphans_begun");
         let txn = self.extents.begin_free().attempted(freeing)?;
         // The snapshot of the rows begins after the writer's place was taken: rows come before their extents, so an extent
         // seen here whose row is not there has none.

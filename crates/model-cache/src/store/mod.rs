@@ -14,6 +14,8 @@ mod derive;
 mod fill;
 mod follow;
 mod free;
+#[cfg(test)]
+mod protocol;
 mod read;
 mod snapshot;
 mod repair;
@@ -96,9 +98,9 @@ impl Store {
         fail_point("open.leases_opened");
         let ballast = Ballast::new(folder.join("ballast"), BALLAST_BYTES);
         let room = ballast.give_up_if_needed().attempted(opening)?;
-        let free_bytes = storage::free_bytes(&folder).attempted(opening)?;
         // libmdbx writes through its mapping while it opens; a full disk would be SIGBUS there.
-        if free_bytes < BALLAST_BYTES / 2 {
+        if !storage::has_room(&folder, BALLAST_BYTES / 2).attempted(opening)? {
+            let free_bytes = storage::free_bytes(&folder).attempted(opening)?;
             let what = format!("opening the store {}", folder.display());
             return Err(Error::NoSpace { what, needed_bytes: BALLAST_BYTES / 2, free_bytes });
         }

@@ -19,7 +19,7 @@ use std::{
     thread,
     time::Duration,
 };
-use storage::{CopyMethod, DataFile, Extent, Lease, Mapping, ReadTxn, SeparateMappings};
+use storage::{CopyMethod, DataFile, Extent, Lease, Mapping, ReadTxn, SeparateMappings, fail_point};
 
 /// How long a lease that is held exclusively is asked for again: a sealer lets go microseconds after its commit.
 pub(super) const LEASE_PATIENCE: Duration = Duration::from_secs(2);
@@ -101,6 +101,7 @@ impl Store {
                 Some(Found::Extents(metadata)) => metadata,
             };
             let (blob_key, id) = (blob_key_of(&found), found.blob_id);
+            fail_point("read.looked_up");
             let Some(lease) = self.leases.try_shared(id).attempted(reading)? else {
                 // A sealer about to let go, or a freer: then the name is gone already.
                 if waited >= LEASE_PATIENCE {

@@ -226,6 +226,46 @@ fn small_files_that_are_written_anew_and_removed_never_read_as_damaged() {
     readers.into_iter().for_each(|reader| reader.join().unwrap());
 }
 
+// -- a fill that was dropped ------------------------------------------------------------------------------------------
+
+#[test]
+fn a_write_in_flight_keeps_the_space_of_a_fill_whose_pull_was_dropped_from_everybody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let bytes = vec![7; 6 << 20];
+    let wanted = wanted_bytes(PATH, &bytes);
+    let fill = acquire(&store, &wanted);
+    // As the thread holds it that writes: the pull's future is dropped, and what it has sent off is still to come.
+    let in_flight = Arc::clone(&fill);
+    fill.cancel();
+    drop(fill);
+    assert!(matches!(store.acquire(&wanted).unwrap(), Acquired::Busy { .. }));
+    assert_eq!((store.collect_garbage().unwrap().freed_bytes, remove_all(&store).freed_bytes), (0, 0));
+    assert!(!store.free_unfinished(&key::blob(&wanted.digest)).unwrap());
+    let (_, other) = seal(&store, "other.gguf", &vec![9; 6 << 20]);
+    in_flight.write(0, &bytes).unwrap();
+    assert!(holds(&store, "other.gguf", &vec![9; 6 << 20]), "a late write went into another's pages");
+    drop(in_flight);
+    assert_eq!(store.collect_garbage().unwrap().freed_bytes, 6 * MIB);
+    assert!(has_chunk(&store, &other));
+}
+
+#[test]
+fn blocks_that_changed_since_they_were_journaled_are_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let bytes = vec![7; 3 * BLOCK_BYTES as usize];
+    let wanted = wanted_bytes(PATH, &bytes);
+    let fill = acquire(&store, &wanted);
+    write_all(&fill, &bytes);
+    // As a power loss leaves a block that had not reached the disk, its journal having done so.
+    fill.write(BLOCK_BYTES + 12345, &[8]).unwrap();
+    drop(fill);
+    let fill = acquire(&store, &wanted);
+    fill.verify_landed().unwrap();
+    assert_eq!(fill.landed(), [true, false, true]);
+}
+
 // -- one digest, two sizes --------------------------------------------------------------------------------------------
 
 #[test]

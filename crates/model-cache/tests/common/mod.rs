@@ -128,16 +128,48 @@ pub(crate) struct Process {
 /// Starts this binary again to obey these words; every test binary that does declares
 /// `#[test] fn child() { common::obey() }`.
 pub(crate) fn start(orders: &[&str]) -> Process {
-    start_with(orders, &[])
+    start_by(Command::new(std::env::current_exe().unwrap()), orders)
 }
 
 /// The same with variables in its environment.
 pub(crate) fn start_with(orders: &[&str], variables: &[(&str, &str)]) -> Process {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
-        .env(ORDERS, orders.join("\n"))
-        .envs(variables.iter().copied());
+    command.envs(variables.iter().copied());
+    start_by(command, orders)
+}
+
+/// The same, stopped by SIGSTOP at the `nth` passing of the fail point `point`.
+#[cfg(feature = "fail-points")]
+pub(crate) fn start_stopping_at(point: &str, nth: u64, orders: &[&str]) -> Process {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env("MODEL_CACHE_FAIL_AT", format!("{point}:{nth}=stop"));
+    start_by(command, orders)
+}
+
+/// The same, each fail point it passes written to the file `trace`.
+#[cfg(feature = "fail-points")]
+pub(crate) fn start_tracing(trace: &Path, orders: &[&str]) -> Process {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env("MODEL_CACHE_FAIL_TRACE", trace);
+    start_by(command, orders)
+}
+
+/// The same in a PID namespace of its own, as in a container; `with_proc`: also with a /proc that shows this namespace.
+pub(crate) fn start_in_pid_namespace(orders: &[&str], with_proc: bool) -> Process {
+    let mut command = Command::new("unshare");
+    if !is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--pid", "--fork", "--kill-child"]);
+    if with_proc {
+        command.arg("--mount-proc");
+    }
+    command.arg(std::env::current_exe().unwrap());
+    start_by(command, orders)
+}
+
+fn start_by(mut command: Command, orders: &[&str]) -> Process {
+    command.args(["--exact", "child", "--nocapture", "--test-threads=1"]).env(ORDERS, orders.join("\n"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let stdin = child.stdin.take();
     let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -159,8 +191,13 @@ impl Process {
 
     /// The next thing it says that begins with `word`; what follows it.
     pub(crate) fn hear(&self, word: &str) -> String {
+        self.hear_within(word, Duration::from_secs(60))
+    }
+
+    /// The same, of one that may be silent for `patience`.
+    pub(crate) fn hear_within(&self, word: &str, patience: Duration) -> String {
         loop {
-            match self.lines.recv_timeout(Duration::from_secs(60)) {
+            match self.lines.recv_timeout(patience) {
                 Ok(line) => {
                     if let Some(rest) = line.strip_prefix(word) {
                         return rest.trim().to_owned();
@@ -198,6 +235,23 @@ impl Process {
         self.child.wait().unwrap()
     }
 
+    /// Whether it stands still, by SIGSTOP; waits until it does or has ended.
+    pub(crate) fn has_stopped(&mut self) -> bool {
+        loop {
+            let status = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+            match status.rsplit_once(") ").map(|(_, fields)| fields.as_bytes()[0]) {
+                Some(b'T') => return true,
+                Some(b'Z') | None => return false,
+                _ => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    /// Sends it a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap().success());
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
@@ -218,6 +272,11 @@ pub(crate) fn say(line: impl std::fmt::Display) {
     let _ = out.flush();
 }
 
+/// What a child process was told to do; nothing where this is the parent.
+pub(crate) fn orders() -> Option<Vec<String>> {
+    Some(std::env::var(ORDERS).ok()?.split('\n').map(str::to_owned).collect())
+}
+
 /// What a child process does; nothing where this is the parent.
 pub(crate) fn obey() {
     obey_or(|words| panic!("no such order: {words:?}"));
@@ -225,20 +284,21 @@ pub(crate) fn obey() {
 
 /// As [`obey`]; `other` does what it does not know.
 pub(crate) fn obey_or(other: impl FnOnce(&[&str]) -> Result<String>) {
-    let Ok(orders) = std::env::var(ORDERS) else { return };
-    let words: Vec<&str> = orders.split('\n').collect();
+    let Some(orders) = orders() else { return };
+    let words: Vec<&str> = orders.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let result = match words[..] {
         ["pull", store, endpoint, repo] => runtime.block_on(pull(store, endpoint, repo)),
         ["import", store, repo, path] => {
             say("BEGUN");
-            local(Path::new(store)).import(repo, &[path.into()], &ImportOptions::default()).map(|report| report.bytes.to_string())
+            let imported = open(store).and_then(|cache| cache.import(repo, &[path.into()], &ImportOptions::default()));
+            imported.map(|report| report.bytes.to_string())
         }
-        ["rm", store, repo] => {
-            let cache = local(Path::new(store));
+        ["rm", store, repo] => open(store).and_then(|cache| {
             say("BEGUN");
             cache.delete_model(repo).map(|removed| format!("{removed:?}"))
-        }
+        }),
+        ["gc", store] => open(store).and_then(|cache| cache.gc()).map(|removed| format!("{removed:?}")),
         ["read", store, repo, path] => read(store, repo, path),
         ["gather", store, repo, path, start, end] => {
             let cache = local(Path::new(store));
@@ -255,7 +315,7 @@ pub(crate) fn obey_or(other: impl FnOnce(&[&str]) -> Result<String>) {
             let options = RestoreOptions { replace: true, ..RestoreOptions::default() };
             ModelCache::restore(Path::new(from), Path::new(store), &options).map(|report| report.snapshot.to_string())
         }
-        ["open", store] => ModelCache::builder(store).offline(true).open().map(|_| String::new()),
+        ["open", store] => open(store).map(|_| String::new()),
         ["status", store, repo, quant] => {
             let cache = local(Path::new(store));
             cache.local_manifest(repo).map(|manifest| manifest.unwrap().quants[quant].status.to_string())
@@ -265,8 +325,12 @@ pub(crate) fn obey_or(other: impl FnOnce(&[&str]) -> Result<String>) {
     };
     match result {
         Ok(said) => say(format_args!("OK {said}")),
-        Err(error) => say(format_args!("ERROR {:?} {error}", error.kind())),
+        Err(error) => say(format_args!("ERROR {:?} {}", error.kind(), error.chain())),
     }
+}
+
+fn open(store: &str) -> Result<ModelCache> {
+    ModelCache::builder(store).offline(true).open()
 }
 
 async fn pull(store: &str, endpoint: &str, repo: &str) -> Result<String> {
@@ -338,7 +402,7 @@ pub(crate) fn in_mount_namespace(name: &str, mounts: &str) -> Option<std::path::
     None
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }

@@ -5,10 +5,12 @@
 
 mod check;
 mod free_pages;
+mod spare;
 
 use crate::{
     disk,
     error::{Error, Result},
+    fail::fail_point,
 };
 use libmdbx::{
     Database, DatabaseKind, DatabaseOptions, Decodable, Mode, PageSize, RO, RW, ReadWriteOptions, SyncMode, TableFlags,
@@ -23,6 +25,8 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use spare::Spare;
 
 pub(crate) use libmdbx::{Cursor, Error as EngineError, NoWriteMap, Table, WriteFlags, WriteMap};
 
@@ -44,6 +48,8 @@ pub(crate) type Writing<'a, K> = Txn<'a, RW, K>;
 const CREATE_HEADROOM_BYTES: u64 = 16 << 20;
 /// The same before tables are made in one that is there.
 const TABLES_HEADROOM_BYTES: u64 = 4 << 20;
+/// With less than this free, a commit that failed did so for lack of space.
+const COMMIT_ROOM_BYTES: u64 = 4 << 20;
 /// Pages of an environment of records.
 const RECORDS_PAGE_BYTES: usize = 4 << 10;
 
@@ -53,6 +59,8 @@ pub(crate) struct Env<K: DatabaseKind> {
     db: ManuallyDrop<Database<K>>,
     folder: PathBuf,
     opened_by: u32,
+    /// Where libmdbx writes through its mapping: room for a disk that fills up meanwhile.
+    spare: Option<Spare>,
 }
 
 /// A transaction, which a forked child can neither use nor end: its reader slot, or the writer's place, is the parent's.
@@ -85,6 +93,10 @@ impl<'a, M: TransactionKind, K: DatabaseKind> Txn<'a, M, K> {
                 environment: env.folder.clone(),
                 source: "an operation of the transaction had failed, so it was rolled back".into(),
             }),
+            // What libmdbx says of a write the disk had no room for all of.
+            Err(libmdbx::Error::Io) if !disk::has_room(&env.folder, COMMIT_ROOM_BYTES)? => {
+                Err(disk::no_space(&env.folder, "commit", COMMIT_ROOM_BYTES))
+            }
             Err(source) => Err(env.error("commit", source)),
         }
     }
@@ -160,7 +172,9 @@ pub(crate) fn open_records(folder: &Path, tables: &[&str]) -> Result<RecordsDb> 
         page_size: Some(PageSize::Set(RECORDS_PAGE_BYTES)),
         ..Default::default()
     };
-    Env::open(folder, options, RECORDS_PAGE_BYTES, tables)
+    let env = Env::open(folder, options, RECORDS_PAGE_BYTES)?;
+    env.create_tables(tables)?;
+    Ok(env)
 }
 
 pub(crate) fn open_extents(folder: &Path, table: &str, page_bytes: usize) -> Result<ExtentsDb> {
@@ -189,7 +203,9 @@ pub(crate) fn open_extents(folder: &Path, table: &str, page_bytes: usize) -> Res
         page_size: Some(PageSize::Set(page_bytes)),
         ..Default::default()
     };
-    let env = Env::open(folder, options, page_bytes, &[table])?;
+    let mut env = Env::<WriteMap>::open(folder, options, page_bytes)?;
+    env.spare = Some(Spare::new(folder, env.data_fd()?));
+    env.create_tables(&[table])?;
     // Prefaulting may write a whole reservation once for nothing; an automatic sync in a commit would flush gigabytes of
     // in-place data while holding the writer.
     env.set_option(mdbx_sys::MDBX_opt_prefault_write_enable, 0)?;
@@ -198,14 +214,14 @@ pub(crate) fn open_extents(folder: &Path, table: &str, page_bytes: usize) -> Res
 }
 
 impl<K: DatabaseKind> Env<K> {
-    fn open(folder: &Path, options: DatabaseOptions, page_bytes: usize, tables: &[&str]) -> Result<Self> {
+    fn open(folder: &Path, options: DatabaseOptions, page_bytes: usize) -> Result<Self> {
         let opening = |source| open_error("open", folder, source);
         if is_new(folder, page_bytes)? {
             disk::check_room(folder, "create", CREATE_HEADROOM_BYTES)?;
         }
         let db = Database::<K>::open_with_options(folder, options).map_err(opening)?;
-        crate::fail_point("environment.opened");
-        let env = Self { db: ManuallyDrop::new(db), folder: folder.to_owned(), opened_by: std::process::id() };
+        fail_point("environment.opened");
+        let env = Self { db: ManuallyDrop::new(db), folder: folder.to_owned(), opened_by: std::process::id(), spare: None };
         env.check_every_page()?;
         // What the file says prevails over what was asked for; every place in it would be computed wrongly.
         let found = env.db.stat().map_err(opening)?.page_size() as usize;
@@ -213,7 +229,6 @@ impl<K: DatabaseKind> Env<K> {
             let source = format!("its pages have {found} bytes, not {page_bytes}: it is an environment of another kind").into();
             return Err(Error::Engine { action: "open", environment: folder.to_owned(), source });
         }
-        env.create_tables(tables)?;
         Ok(env)
     }
 
@@ -232,14 +247,16 @@ impl<K: DatabaseKind> Env<K> {
         if missing {
             let txn = self.begin_write()?;
             disk::check_room(&self.folder, "create tables in", TABLES_HEADROOM_BYTES)?;
+            self.fill_spare()?;
+            fail_point("open.tables_begun");
             for table in tables {
                 let handle =
                     txn.create_table(Some(table), TableFlags::empty()).map_err(|source| self.error("create a table", source))?;
                 txn.prime_for_permaopen(handle);
             }
-            crate::fail_point("environment.tables_put");
+            fail_point("environment.tables_put");
             txn.commit()?;
-            crate::fail_point("environment.tables_made");
+            fail_point("environment.tables_made");
         }
         Ok(())
     }
@@ -261,11 +278,29 @@ impl<K: DatabaseKind> Env<K> {
         Ok(Txn { txn: ManuallyDrop::new(txn), env: self })
     }
 
+    /// Makes sure that room is kept back for the transaction that was just begun, where libmdbx writes through its mapping.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] if the disk has none.
+    pub(crate) fn fill_spare(&self) -> Result<()> {
+        self.spare.as_ref().map_or(Ok(()), Spare::fill)
+    }
+
+    /// Whether the disk was full at any write of the transaction so far: libmdbx went on in the room kept back.
+    pub(crate) fn was_full(&self) -> bool {
+        self.spare.as_ref().is_some_and(Spare::is_used)
+    }
+
+    /// Whether so little of the room kept back is left that even a transaction that frees should be given up.
+    pub(crate) fn is_spare_low(&self) -> bool {
+        self.spare.as_ref().is_some_and(Spare::is_low)
+    }
+
     /// Makes every committed transaction durable.
     pub(crate) fn sync(&self) -> Result<()> {
         self.check_process()?;
         self.db.sync(true).map(drop).map_err(|source| self.error("sync", source))?;
-        crate::fail_point("environment.synced");
+        fail_point("environment.synced");
         Ok(())
     }
 
@@ -274,16 +309,21 @@ impl<K: DatabaseKind> Env<K> {
     /// libmdbx's locks hang on its description; a mapping made through it and inherited by a forked child would keep them.
     pub(crate) fn open_data_file(&self, write: bool) -> Result<File> {
         self.check_process()?;
-        let mut fd = -1;
-        // SAFETY: the environment is open for as long as `self.db` lives; `fd` is a valid place for an int.
-        let code = unsafe { mdbx_sys::mdbx_env_get_fd(self.db.ptr().0, &mut fd) };
-        self.check(code, "find the data file of")?;
-        let path = PathBuf::from(format!("/proc/self/fd/{fd}"));
+        let path = PathBuf::from(format!("/proc/self/fd/{}", self.data_fd()?));
         File::options().read(true).write(write).open(&path).map_err(|source| Error::Io {
             action: "open the data file of",
             path: self.folder.clone(),
             source,
         })
+    }
+
+    /// libmdbx's own descriptor of the data file.
+    fn data_fd(&self) -> Result<i32> {
+        let mut fd = -1;
+        // SAFETY: the environment is open for as long as `self.db` lives; `fd` is a valid place for an int.
+        let code = unsafe { mdbx_sys::mdbx_env_get_fd(self.db.ptr().0, &mut fd) };
+        self.check(code, "find the data file of")?;
+        Ok(fd)
     }
 
     pub(crate) fn error(&self, action: &'static str, source: libmdbx::Error) -> Error {
@@ -317,6 +357,8 @@ impl<K: DatabaseKind> Env<K> {
 
 impl<K: DatabaseKind> Drop for Env<K> {
     fn drop(&mut self) {
+        // Before its mapping goes, and another may come to lie at the same addresses.
+        self.spare = None;
         // In a forked child libmdbx has closed and unmapped its copy already (pthread_atfork): there the rest is leaked.
         if self.check_process().is_ok() {
             // SAFETY: `db` is dropped here alone, and nothing uses it afterwards.
