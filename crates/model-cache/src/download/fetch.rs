@@ -8,7 +8,7 @@ use super::{
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    hub::{LEAST_BYTES, Location, RangeBody, RangeOutcome, RetryPolicy, TreeFile, random_unit},
+    hub::{Location, RangeBody, RangeOutcome, RetryPolicy, TreeFile, random_unit},
     record::*,
     store::Fill,
 };
@@ -308,7 +308,7 @@ impl FileFetch<'_> {
         if slow {
             let (path, waited) = (self.file.path.as_str(), body.waited());
             tracing::debug!(path, bytes = at - start, waited_ms = waited.as_millis() as u64, "a slow connection is made anew");
-            if at - start < LEAST_BYTES {
+            if at - start < PROGRESS_BYTES {
                 return Err(body.stalled(waited, at - start));
             }
             return Ok(Fetched::Slow);
@@ -397,15 +397,14 @@ impl Lane<'_> {
         let observer = |notice: crate::hub::RetryNotice<'_>| {
             self.reporter.retry(Some(path), notice.attempt, notice.reason, notice.wait);
         };
-        let mut failed = 0;
-        loop {
-            match self.hub.resolve(&self.repo.repo, self.commit, file, &observer).await {
-                Err(error @ Error::BadAnswer { .. }) => {
-                    failed += 1;
-                    self.wait_after(failed, path, error).await?;
-                }
-                other => return other,
+        let resolve = || self.hub.resolve(&self.repo.repo, self.commit, file, &observer);
+        match resolve().await {
+            // By the Hub, which is one, rather a rule than chance: once more is enough.
+            Err(error @ Error::BadAnswer { .. }) => {
+                self.wait_after(1, path, error).await?;
+                resolve().await
             }
+            other => other,
         }
     }
 

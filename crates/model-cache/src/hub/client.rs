@@ -43,7 +43,7 @@ const SPARE_CONNECTION: Duration = Duration::from_secs(2);
 /// The longest an answer that describes files may take in all, so that no server can drip one byte before each timeout.
 const MAX_BODY_TIME: Duration = Duration::from_secs(300);
 /// The fewest bytes a body must bring in [`PACE_TIMEOUTS`] times its timeout: one that drips a byte before each timeout has no end.
-pub(crate) const LEAST_BYTES: u64 = 4 << 10;
+const LEAST_BYTES: u64 = 4 << 10;
 /// See [`LEAST_BYTES`]: with the default timeouts of 10 s, a minute.
 const PACE_TIMEOUTS: u32 = 6;
 /// Warnings remembered as already logged; more are not logged at all.
@@ -402,11 +402,10 @@ fn certificate_fault(error: &(dyn std::error::Error + 'static)) -> Option<rustls
     let mut cause = Some(error);
     while let Some(error) = cause {
         // An I/O error's source is that of the error it wraps, which itself must be asked for.
-        let wrapped = error
-            .downcast_ref::<io::Error>()
-            .and_then(|error| error.get_ref())
-            .map(|error| error as &(dyn std::error::Error + 'static));
-        let found = wrapped.unwrap_or(error);
+        let mut found = error;
+        while let Some(wrapped) = found.downcast_ref::<io::Error>().and_then(|error| error.get_ref()) {
+            found = wrapped;
+        }
         if let Some(fault @ rustls::Error::InvalidCertificate(_)) = found.downcast_ref::<rustls::Error>() {
             return Some(fault.clone());
         }

@@ -22,7 +22,7 @@ mod wire;
 
 pub(crate) use api::ModelInfo;
 pub(crate) use auth::Token;
-pub(crate) use client::{HubClient, LEAST_BYTES};
+pub(crate) use client::HubClient;
 pub(crate) use env::{HubConfig, Vars, parse_endpoint, text as variable};
 pub(crate) use file::{Location, RangeBody, RangeOutcome};
 pub(crate) use retry::{RetryNotice, RetryPolicy, random_unit};
