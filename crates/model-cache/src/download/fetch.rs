@@ -247,7 +247,7 @@ impl FileFetch<'_> {
     }
 
     /// Writes a body's bytes where they belong, but for blocks that arrive at another connection or have landed; its first block goes on
-    /// as it was begun. Gives the time each block took, the wait for the first byte aside.
+    /// as it was begun.
     async fn store(&self, mut body: RangeBody, begun: Option<Begun>, asked: Instant, blocks: u64) -> Result<Fetched> {
         let size_bytes = self.file.size_bytes;
         let start = body.range().start;
@@ -325,9 +325,9 @@ impl FileFetch<'_> {
         Ok(Fetched::Whole { per_block: asked.elapsed().saturating_sub(first_byte) / blocks as u32 })
     }
 
-    /// How long a connection may wait for one block.
+    /// How long a connection may wait for one block. As long as it takes where the whole file comes: it would begin anew.
     fn patience(&self) -> Duration {
-        let quickest = self.lane.gates.blocks.quickest_block();
+        let quickest = self.lane.gates.blocks.quickest_block().filter(|_| !self.sequential.load(Ordering::Acquire));
         quickest.map_or(Duration::MAX, |quickest| self.lane.hub.config().read_timeout.max(SLOW_FACTOR * quickest))
     }
 

@@ -110,9 +110,9 @@ fn faults(size_bytes: u64) -> Vec<(Fault, End, End)> {
     faults
 }
 
-fn patient(store: &Path, hub: &Hub) -> ModelCache {
+fn patient(store: &Path, hub: &Hub, timeout: Duration) -> ModelCache {
     let builder = builder(store, &hub.endpoint()).token(GOOD_TOKEN).connections(2);
-    let builder = builder.read_timeout(TIMEOUT).metadata_timeout(TIMEOUT);
+    let builder = builder.read_timeout(timeout).metadata_timeout(timeout);
     builder.retry_waits(TIMEOUT / 5, TIMEOUT / 2).open().unwrap()
 }
 
@@ -156,7 +156,7 @@ async fn meet(kind: Kind, fault: Fault, once: End, always: End) {
     let what = format!("{} {fault:?}", kind.path);
     let hub = Hub::start(vec![kind.repo()]);
     let dir = tempfile::tempdir().unwrap();
-    let cache = patient(dir.path(), &hub);
+    let cache = patient(dir.path(), &hub, TIMEOUT);
     let rule = hub.faults().always(kind.bytes(&fault).skip(kind.healthy(&fault)), fault.clone());
     let result = pull(&cache, &what).await;
     assert!(hub.faults().fired(rule) > 0, "{what}: it never struck");
@@ -271,7 +271,7 @@ async fn no_lie_about_a_repo_is_believed_and_none_keeps_the_next_scan_from_it() 
         let what = format!("{part} {}", fault.name());
         let hub = Hub::start(vec![SMALL.repo()]);
         let dir = tempfile::tempdir().unwrap();
-        let cache = patient(dir.path(), &hub);
+        let cache = patient(dir.path(), &hub, TIMEOUT);
         let target = || Target::path(part).hub();
         let rule = hub.faults().always(target(), fault.clone());
         let scanned =
@@ -306,8 +306,21 @@ struct Figures {
     struck: std::collections::BTreeMap<&'static str, u64>,
 }
 
+impl Figures {
+    fn add(&mut self, other: Self) {
+        self.pulls += other.pulls;
+        self.right += other.right;
+        self.healthy += other.healthy;
+        self.bytes += other.bytes;
+        self.requests += other.requests;
+        other.wrong.into_iter().for_each(|(name, count)| *self.wrong.entry(name).or_default() += count);
+        other.struck.into_iter().for_each(|(name, count)| *self.struck.entry(name).or_default() += count);
+    }
+}
+
 /// Stores, each pulled into up to three times while each request meets a fault with probability `rate`, then from a healthy origin.
-async fn random_run(seed: u64, stores: u64, rate: f64, pause: Duration) -> Figures {
+async fn random_run(seed: u64, stores: u64, rate: f64, timeout: Duration) -> Figures {
+    let pause = timeout / 5;
     let mut figures = Figures::default();
     let mut numbers = Numbers(seed);
     for round in 0..stores {
@@ -318,7 +331,7 @@ async fn random_run(seed: u64, stores: u64, rate: f64, pause: Duration) -> Figur
         let what = format!("seed {seed}, store {round}, rate {rate}");
         let hub = Hub::start(vec![kinds.iter().fold(Repo::new(REPO), |repo, kind| repo.file(kind.path, kind.content()))]);
         let dir = tempfile::tempdir().unwrap();
-        let cache = patient(dir.path(), &hub);
+        let cache = patient(dir.path(), &hub, timeout);
         let assert_right = || {
             for kind in &kinds {
                 let here = cache.has_file(REPO, kind.path).unwrap();
@@ -365,29 +378,28 @@ async fn random_run(seed: u64, stores: u64, rate: f64, pause: Duration) -> Figur
 async fn random_faults_in_any_order_end_in_the_right_bytes_or_an_error() {
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     println!("MODEL_CACHE_TEST_SEED={seed}");
-    let figures = random_run(seed, 8, 0.15, Duration::from_millis(50)).await;
+    let figures = random_run(seed, 8, 0.15, TIMEOUT).await;
     println!("{figures:?}");
 }
 
 /// As long as you like: `MODEL_CACHE_TEST_SEED=1 MODEL_CACHE_TEST_STORES=1000 cargo test -p model-cache --test faults -- --ignored
-/// --nocapture a_long_random_run`. docs/reliability.md has the figures of one.
+/// --nocapture a_long_random_run`; four runs at once, which mostly wait. On a machine with much else to do,
+/// `MODEL_CACHE_TEST_TIMEOUT_MS` gives them time. docs/reliability.md has the figures of one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes as long as it is told to"]
 async fn a_long_random_run() {
+    use futures::StreamExt;
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (seed, stores) = (number("MODEL_CACHE_TEST_SEED", 1), number("MODEL_CACHE_TEST_STORES", 50));
+    let timeout = Duration::from_millis(number("MODEL_CACHE_TEST_TIMEOUT_MS", TIMEOUT.as_millis() as u64));
     let begun = std::time::Instant::now();
     let mut total = Figures::default();
-    for (part, rate) in [0.03, 0.1, 0.2, 0.4].into_iter().cycle().enumerate().take(stores.div_ceil(25) as usize) {
-        let figures = random_run(seed + part as u64, 25, rate, Duration::from_millis(50)).await;
-        println!("seed {} rate {rate}: {figures:?}", seed + part as u64);
-        total.pulls += figures.pulls;
-        total.right += figures.right;
-        total.healthy += figures.healthy;
-        total.bytes += figures.bytes;
-        total.requests += figures.requests;
-        figures.wrong.into_iter().for_each(|(name, count)| *total.wrong.entry(name).or_default() += count);
-        figures.struck.into_iter().for_each(|(name, count)| *total.struck.entry(name).or_default() += count);
+    let rates = [0.03, 0.1, 0.2, 0.4].into_iter().cycle();
+    let parts = (seed..).zip(rates).take(stores.div_ceil(25) as usize);
+    let parts = parts.map(|(seed, rate)| tokio::spawn(random_run(seed, 25, rate, timeout)));
+    let mut parts = futures::stream::iter(parts).buffer_unordered(4);
+    while let Some(part) = parts.next().await {
+        total.add(part.unwrap());
+        println!("{:?} {} pulls {total:?}", begun.elapsed(), total.pulls + total.healthy);
     }
-    println!("in {:?}: {total:#?}", begun.elapsed());
 }
