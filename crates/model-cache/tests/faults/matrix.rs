@@ -118,9 +118,13 @@ fn patient(store: &Path, hub: &Hub, timeout: Duration) -> ModelCache {
 
 /// Pulls all of [`REPO`]. However it ends, it ends, once, and an error has a hint.
 async fn pull(cache: &ModelCache, what: &str) -> Result<PullReport> {
+    pull_within(cache, what, HANG).await
+}
+
+async fn pull_within(cache: &ModelCache, what: &str, hang: Duration) -> Result<PullReport> {
     let (sink, events) = events();
     let pulling = cache.pull(REPO).all(true).on_event(Some(sink)).run();
-    let Ok(result) = tokio::time::timeout(HANG, pulling).await else { panic!("{what}: the pull hangs") };
+    let Ok(result) = tokio::time::timeout(hang, pulling).await else { panic!("{what}: the pull hangs") };
     assert_one_end(&events);
     if let Err(error) = &result {
         assert!(error.hint().is_some(), "{what}: no hint for {error}");
@@ -321,6 +325,7 @@ impl Figures {
 /// Stores, each pulled into up to three times while each request meets a fault with probability `rate`, then from a healthy origin.
 async fn random_run(seed: u64, stores: u64, rate: f64, timeout: Duration) -> Figures {
     let pause = timeout / 5;
+    let hang = HANG.mul_f64(timeout.as_secs_f64() / TIMEOUT.as_secs_f64());
     let mut figures = Figures::default();
     let mut numbers = Numbers(seed);
     for round in 0..stores {
@@ -340,7 +345,7 @@ async fn random_run(seed: u64, stores: u64, rate: f64, timeout: Duration) -> Fig
         };
         hub.faults().at_random(numbers.next(), rate, pause);
         for _ in 0..numbers.within(1..4) {
-            let result = pull(&cache, &what).await;
+            let result = pull_within(&cache, &what, hang).await;
             figures.pulls += 1;
             match result {
                 Ok(_) => figures.right += 1,
@@ -358,7 +363,7 @@ async fn random_run(seed: u64, stores: u64, rate: f64, timeout: Duration) -> Fig
         // An outage that began goes on to its end.
         tokio::time::sleep(4 * pause).await;
         let landed = landed_bytes(&cache);
-        let report = pull(&cache, &what).await.unwrap_or_else(|error| panic!("{what}: {}", error.chain()));
+        let report = pull_within(&cache, &what, hang).await.unwrap_or_else(|error| panic!("{what}: {}", error.chain()));
         let size: u64 = kinds.iter().map(|kind| kind.size_bytes).sum();
         assert!(report.fetched_bytes <= size - landed + BLOCK, "{what}: {landed} bytes were here, {report:?}");
         assert!(kinds.iter().all(|kind| holds(&cache, REPO, kind.path, &kind.content())), "{what}");
