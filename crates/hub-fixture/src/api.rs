@@ -71,8 +71,9 @@ impl Origin {
         let kept = call.query.split('&').filter(|part| !part.is_empty() && !part.starts_with("cursor="));
         let cursor = format!("cursor={:016x}", (start + page) as u64 ^ CURSOR_MASK);
         let query = kept.chain([cursor.as_str()]).collect::<Vec<_>>().join("&");
-        let host = call.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(&self.hub_host);
-        let link = format!("<http://{host}{}?{query}>; rel=\"next\"", call.path);
+        let (scheme, own_host) = self.hub_base.split_once("://").unwrap_or_default();
+        let host = call.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(own_host);
+        let link = format!("<{scheme}://{host}{}?{query}>; rel=\"next\"", call.path);
         Ok(Reply::json(&Value::Array(rows)).with("link", &link))
     }
 

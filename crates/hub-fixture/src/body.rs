@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,11 +19,27 @@ use crate::log::OpenLine;
 /// Largest frame, in bytes: the log counts frames as the connection takes them, so they bound its error.
 const FRAME_BYTES: u64 = 64 << 10;
 
+/// What a body and its connection tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Wire {
+    /// Rises each time the connection has handed all it holds to the kernel.
+    pub(crate) flushes: AtomicU64,
+    /// Whether the connection is to end with a reset.
+    pub(crate) reset: AtomicBool,
+}
+
 /// What happens to a body on its way out.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mishaps {
     pub(crate) cut_after: Option<u64>,
+    pub(crate) reset_after: Option<u64>,
     pub(crate) stall_after: Option<u64>,
+    /// One byte at a time after so many, with so much time between.
+    pub(crate) trickle: Option<(u64, Duration)>,
+    /// Zeros after the content's own bytes.
+    pub(crate) extra: u64,
+    /// Whether the length is not told.
+    pub(crate) no_length: bool,
     /// Damaged bytes, as a range of the file.
     pub(crate) corrupt: Option<Range<u64>>,
     pub(crate) bytes_per_second: Option<u64>,
@@ -37,16 +53,22 @@ pub(crate) struct Body {
     sent: u64,
     mishaps: Mishaps,
     line: OpenLine,
-    /// Rises each time the connection has handed all it holds to the kernel.
-    flushes: Arc<AtomicU64>,
+    wire: Arc<Wire>,
     flushes_at_cut: Option<u64>,
     started: Option<Instant>,
+    trickled: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Body {
-    pub(crate) fn new(source: Source, range: Range<u64>, mishaps: Mishaps, line: OpenLine, flushes: Arc<AtomicU64>) -> Body {
-        Body { source, left: range, sent: 0, mishaps, line, flushes, flushes_at_cut: None, started: None, timer: None }
+    pub(crate) fn new(source: Source, range: Range<u64>, mishaps: Mishaps, line: OpenLine, wire: Arc<Wire>) -> Body {
+        let (flushes_at_cut, started, trickled, timer) = (None, None, None, None);
+        Body { source, left: range, sent: 0, mishaps, line, wire, flushes_at_cut, started, trickled, timer }
+    }
+
+    /// Bytes not yet sent.
+    fn to_send(&self) -> u64 {
+        self.left.end - self.left.start + self.mishaps.extra
     }
 
     /// Ready at `deadline`.
@@ -59,9 +81,9 @@ impl Body {
 
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         // hyper drops what it still holds when a body fails: fail only after it has flushed, so that exactly the promised bytes arrive.
-        let before = *self.flushes_at_cut.get_or_insert_with(|| self.flushes.load(Relaxed));
+        let before = *self.flushes_at_cut.get_or_insert_with(|| self.wire.flushes.load(Relaxed));
         loop {
-            if self.timer.is_none() && self.flushes.load(Relaxed) > before {
+            if self.timer.is_none() && self.wire.flushes.load(Relaxed) > before {
                 return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "cut on demand"));
             }
             ready!(self.wait_until(Instant::now() + Duration::from_millis(2), cx));
@@ -75,16 +97,34 @@ impl hyper::body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
-        if this.left.is_empty() {
+        if this.to_send() == 0 {
             return Poll::Ready(None);
         }
-        let mut len = FRAME_BYTES.min(this.left.end - this.left.start);
+        let in_content = this.left.end - this.left.start;
+        let mut len = FRAME_BYTES.min(if in_content > 0 { in_content } else { this.mishaps.extra });
         if let Some(stall) = this.mishaps.stall_after {
             if this.sent >= stall {
                 // Nothing wakes this body again; hyper watches the connection and drops it when the client leaves.
                 return Poll::Pending;
             }
             len = len.min(stall - this.sent);
+        }
+        if let Some(reset) = this.mishaps.reset_after {
+            if this.sent >= reset {
+                this.wire.reset.store(true, Relaxed);
+                return Poll::Ready(Some(Err(ready!(this.poll_cut(cx)))));
+            }
+            len = len.min(reset - this.sent);
+        }
+        if let Some((after, every)) = this.mishaps.trickle {
+            if this.sent >= after {
+                len = 1;
+                let due = *this.trickled.get_or_insert_with(|| Instant::now() + every);
+                ready!(this.wait_until(due, cx));
+                this.trickled = None;
+            } else {
+                len = len.min(after - this.sent);
+            }
         }
         if let Some(cut) = this.mishaps.cut_after {
             if this.sent >= cut {
@@ -101,6 +141,12 @@ impl hyper::body::Body for Body {
                 ready!(this.wait_until(due, cx));
             }
         }
+        if in_content == 0 {
+            this.mishaps.extra -= len;
+            this.sent += len;
+            this.line.sent(len);
+            return Poll::Ready(Some(Ok(Frame::data(vec![0; len as usize].into()))));
+        }
         let range = this.left.start..this.left.start + len;
         let mut data = this.source.read(range.clone())?;
         if let Some(corrupt) = &this.mishaps.corrupt {
@@ -113,11 +159,11 @@ impl hyper::body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left.is_empty()
+        self.to_send() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left.end - self.left.start)
+        if self.mishaps.no_length { SizeHint::default() } else { SizeHint::with_exact(self.to_send()) }
     }
 }
 

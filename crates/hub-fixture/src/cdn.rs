@@ -10,12 +10,13 @@ use sha2::{Digest, Sha256};
 
 use crate::content::{hex, splitmix64};
 use crate::faults::Fault;
+use crate::log::Server;
 use crate::origin::{Answer, Call, Origin};
 use crate::reply::Reply;
 use crate::resolve::SEGMENT;
 use crate::route;
 
-const PREFIX: &str = "/xet-bridge/";
+pub(crate) const PREFIX: &str = "/xet-bridge/";
 
 /// What a signature was given for.
 #[derive(Debug)]
@@ -66,9 +67,9 @@ impl Origin {
         let name = path.rsplit('/').next().unwrap_or_default();
         let disposition = format!("inline; filename*=UTF-8''{}", utf8_percent_encode(name, SEGMENT));
         format!(
-            "http://{}{PREFIX}{sha256}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires={}&X-Amz-Signature={signature}\
+            "{}{PREFIX}{sha256}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires={}&X-Amz-Signature={signature}\
              &response-content-disposition={}",
-            self.cdn_host,
+            self.cdn_base,
             self.url_lifetime.as_secs(),
             utf8_percent_encode(&disposition, SEGMENT),
         )
@@ -84,7 +85,7 @@ impl Origin {
     }
 
     pub(crate) fn cdn(&self, call: &Call<'_>) -> Answer {
-        if call.headers.contains_key(header::AUTHORIZATION) {
+        if call.server == Server::Cdn && call.headers.contains_key(header::AUTHORIZATION) {
             return Err(Reply::text(400, "Only one auth mechanism allowed").into());
         }
         let sha256 = call.path.strip_prefix(PREFIX).ok_or_else(|| Reply::text(404, "Not found"))?;

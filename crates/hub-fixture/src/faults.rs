@@ -1,10 +1,12 @@
 //! What goes wrong, where and how often. Only the bookkeeping lives here; each fault is acted out where its answer is made.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::chance::Chance;
 use crate::log::Server;
 
 /// One way of misbehaving.
@@ -23,6 +25,18 @@ pub enum Fault {
         /// Bytes of this body that arrive; not an offset in the file.
         after_bytes: u64,
     },
+    /// Resets the connection (RST, not an orderly end) after this many bytes of the body.
+    Reset {
+        /// Bytes of this body that are sent; the reset may overtake some of them.
+        after_bytes: u64,
+    },
+    /// Sends one byte at a time after this many bytes of the body.
+    Trickle {
+        /// Bytes of this body that arrive at full speed.
+        after_bytes: u64,
+        /// The time between two bytes.
+        every: Duration,
+    },
     /// Answers an error without looking at the request any further.
     Status {
         /// HTTP status, such as 429 or 503.
@@ -32,8 +46,35 @@ pub enum Fault {
         /// The whole `RateLimit` header, such as `"resolvers";r=0;t=2`, in place of the usual one.
         rate_limit: Option<String>,
     },
+    /// An error whose `Retry-After` is a date, this long from now.
+    RetryAfterDate {
+        /// HTTP status, such as 429 or 503.
+        code: u16,
+        /// Rounded to seconds.
+        wait: Duration,
+    },
     /// Answers a ranged request with 200 and the whole file.
     IgnoreRange,
+    /// Answers a ranged request with 416 and the file's true length.
+    NotSatisfiable,
+    /// Leaves the `Content-Range` of a 206 out.
+    NoContentRange,
+    /// Announces this `Content-Length`; a longer body is cut there, a shorter one ends the connection.
+    WrongLength {
+        /// Bytes announced.
+        announced: u64,
+    },
+    /// Leaves `Content-Length` out: the body comes in chunks.
+    NoLength,
+    /// Announces and sends so many zeros more than were asked for.
+    ExtraBytes {
+        /// Bytes after the body's own.
+        extra: u64,
+    },
+    /// Calls the body gzip, whatever the request accepts.
+    Gzip,
+    /// Sends another content of the same length, under another etag, as after a change on the server.
+    OtherContent,
     /// Flips every bit of these bytes of the file.
     CorruptBytes {
         /// First damaged byte, from the start of the file.
@@ -63,6 +104,8 @@ pub enum Fault {
     RedirectLoop,
     /// Redirects elsewhere. A redirect that was due keeps its other headers.
     RedirectTo(String),
+    /// Redirects to the same path on the third host, which is neither Hub nor CDN: it answers as they do, and takes any token.
+    RedirectAbroad,
     /// Answers this and nothing else.
     RawBody {
         /// HTTP status.
@@ -84,6 +127,8 @@ pub enum Fault {
     /// Closes new connections as they are accepted. There is no URL yet: give [`Target::any`], narrowed to a server at most.
     /// Connections kept alive go on; [`Hub::drop_connections`](crate::Hub::drop_connections) ends those.
     RefuseConnections,
+    /// The origin is gone, connections and all, and comes back after this time.
+    Outage(Duration),
 }
 
 impl Fault {
@@ -102,6 +147,55 @@ impl Fault {
     pub fn json(status: u16, body: impl Into<Bytes>) -> Fault {
         let headers = vec![("content-type".to_owned(), "application/json; charset=utf-8".to_owned())];
         Fault::RawBody { status, headers, body: body.into() }
+    }
+
+    /// A page for people, with status 200: what a network's login page or a tired proxy answers in a server's place.
+    pub fn html_page() -> Fault {
+        let headers = vec![("content-type".to_owned(), "text/html; charset=utf-8".to_owned())];
+        let body =
+            Bytes::from_static(b"<!DOCTYPE html><html><title>Sign in</title><p>Accept the terms to use this network.</html>");
+        Fault::RawBody { status: 200, headers, body }
+    }
+
+    /// An error as JSON, with status 200.
+    pub fn json_error() -> Fault {
+        Fault::json(200, r#"{"error":"Internal error - try again later"}"#)
+    }
+
+    /// What it is called in counts.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fault::CutBody { .. } => "cut",
+            Fault::Stall { .. } => "stall",
+            Fault::Reset { .. } => "reset",
+            Fault::Trickle { .. } => "trickle",
+            Fault::Status { code: 429, .. } => "status-429",
+            Fault::Status { .. } => "status",
+            Fault::RetryAfterDate { .. } => "retry-after-date",
+            Fault::IgnoreRange => "ignore-range",
+            Fault::NotSatisfiable => "416",
+            Fault::NoContentRange => "no-content-range",
+            Fault::WrongLength { .. } => "wrong-length",
+            Fault::NoLength => "no-length",
+            Fault::ExtraBytes { .. } => "extra-bytes",
+            Fault::Gzip => "gzip",
+            Fault::OtherContent => "other-content",
+            Fault::CorruptBytes { .. } => "flipped-bytes",
+            Fault::ExpireUrls => "expired",
+            Fault::WrongContentRange { .. } => "wrong-content-range",
+            Fault::ShortLength { .. } => "short-length",
+            Fault::SlowBytesPerSecond(_) => "slow",
+            Fault::Delay(_) => "delay",
+            Fault::RedirectLoop => "redirect-loop",
+            Fault::RedirectTo(_) => "redirect",
+            Fault::RedirectAbroad => "redirect-abroad",
+            Fault::RawBody { .. } => "page",
+            Fault::EndlessPaging { .. } => "endless-paging",
+            Fault::WrongEtag(_) => "wrong-etag",
+            Fault::WrongLinkedSize(_) => "wrong-size",
+            Fault::RefuseConnections => "refused",
+            Fault::Outage(_) => "outage",
+        }
     }
 }
 
@@ -184,6 +278,8 @@ pub(crate) struct Site<'a> {
     pub(crate) method: Option<&'a str>,
     pub(crate) url: &'a str,
     pub(crate) file: Option<&'a str>,
+    /// The fault that chance has for this request.
+    pub(crate) drawn: Option<&'a Fault>,
 }
 
 /// Names one added fault.
@@ -204,6 +300,8 @@ struct Rule {
 struct Rules {
     rules: Vec<Rule>,
     next: u64,
+    chance: Option<Chance>,
+    struck: BTreeMap<&'static str, u64>,
 }
 
 /// The faults in force, changeable while the hub runs. Clones share one set; faults of different kinds combine, of the same kind
@@ -227,6 +325,24 @@ impl Faults {
         self.add(target.into(), fault, Some(count))
     }
 
+    /// From now on each request meets, with probability `rate`, one fault by itself, which fits what it asks for; faults added
+    /// strike besides and before. Ends with [`clear`](Self::clear).
+    ///
+    /// What a request meets depends on `seed`, on what it asks for and on how often that was asked before, not on the order in which
+    /// clients come. `pause` is what a delay, an outage and the time between two bytes of a trickle are made of: delays and outages
+    /// last up to four of it. Servers that ask to wait ask for its whole seconds.
+    ///
+    /// # Panics
+    /// If `rate` does not lie in `0.0..=1.0`.
+    pub fn at_random(&self, seed: u64, rate: f64, pause: Duration) {
+        self.lock().chance = Some(Chance::new(seed, rate, pause));
+    }
+
+    /// How often each kind has struck so far, by [`Fault::name`]; removed faults count on.
+    pub fn struck(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().struck.clone()
+    }
+
     /// How often a fault has struck; 0 once removed.
     pub fn fired(&self, id: FaultId) -> u64 {
         self.lock().rules.iter().find(|rule| rule.id == id).map_or(0, |rule| rule.fired)
@@ -237,9 +353,16 @@ impl Faults {
         self.lock().rules.retain(|rule| rule.id != id);
     }
 
-    /// Removes all faults.
+    /// Removes all faults, random ones too. An outage that began goes on to its end.
     pub fn clear(&self) {
-        self.lock().rules.clear();
+        let mut rules = self.lock();
+        rules.rules.clear();
+        rules.chance = None;
+    }
+
+    /// The fault that chance has for a request with this `Range` header, if any.
+    pub(crate) fn draw(&self, site: &Site<'_>, range: Option<&str>) -> Option<Fault> {
+        self.lock().chance.as_mut()?.draw(site, range)
     }
 
     fn add(&self, target: Target, fault: Fault, left: Option<u64>) -> FaultId {
@@ -261,9 +384,14 @@ impl Faults {
             }
             rule.fired += 1;
             rule.left = rule.left.map(|left| left - 1);
+            let name = rule.fault.name();
+            *rules.struck.entry(name).or_default() += 1;
             return Some(picked);
         }
-        None
+        let drawn = site.drawn?;
+        let picked = picks(drawn)?;
+        *rules.struck.entry(drawn.name()).or_default() += 1;
+        Some(picked)
     }
 
     fn lock(&self) -> MutexGuard<'_, Rules> {
@@ -275,7 +403,8 @@ impl Faults {
 mod tests {
     use super::*;
 
-    const SITE: Site<'_> = Site { server: Server::Cdn, method: Some("GET"), url: "/xet-bridge/ab", file: Some("org/m/a.gguf") };
+    const SITE: Site<'_> =
+        Site { server: Server::Cdn, method: Some("GET"), url: "/xet-bridge/ab", file: Some("org/m/a.gguf"), drawn: None };
 
     fn slow(fault: &Fault) -> Option<u64> {
         if let Fault::SlowBytesPerSecond(n) = fault { Some(*n) } else { None }

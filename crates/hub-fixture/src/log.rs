@@ -7,13 +7,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-/// Which of the two origins.
+/// Which of the origins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Server {
     /// The API and `/resolve/`.
     Hub,
     /// The content host LFS files redirect to.
     Cdn,
+    /// A host that is neither, where [`Fault::RedirectAbroad`](crate::Fault::RedirectAbroad) leads: no token belongs there.
+    Abroad,
 }
 
 /// One request as it was answered, or as far as its answer has got.
@@ -73,7 +75,11 @@ impl Line {
         self.finished.store(true, Relaxed);
         if let Some(file) = self.file_log.get() {
             let r = self.snapshot();
-            let server = if r.server == Server::Hub { "hub" } else { "cdn" };
+            let server = match r.server {
+                Server::Hub => "hub",
+                Server::Cdn => "cdn",
+                Server::Abroad => "abroad",
+            };
             let line = format!(
                 "{server} {} {} {} bytes={} range={} auth={} file={} ua=\"{}\"\n",
                 r.method,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hub_fixture::{Fault, Hub, Repo, Target};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,9 @@ usage: hub-fixture --root DIR [options]
   --page N                tree entries per page (default: 1000)
   --slow BYTES_PER_SECOND speed of each answer (default: unlimited)
   --url-lifetime SECONDS  how long a signed CDN URL works (default: 3600)
+  --faults RATE           the share of requests, 0 to 1, that meet a random fault (default: 0)
+  --fault-seed N          what those faults are drawn by (default: the time; it is printed)
+  --fault-pause MS        what delays, outages and trickles are made of (default: 200)
   --log FILE              append a line per finished answer
   --print-endpoint FILE   write the endpoint there too, once ready
   --help                  print this
@@ -33,6 +36,9 @@ struct Args {
     page: Option<usize>,
     slow: Option<u64>,
     url_lifetime: Option<u64>,
+    faults: Option<f64>,
+    fault_seed: Option<u64>,
+    fault_pause: Option<u64>,
     log: Option<PathBuf>,
     print_endpoint: Option<PathBuf>,
 }
@@ -50,7 +56,19 @@ impl Args {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                 None => (word, None),
             };
-            let known = ["--root", "--port", "--cdn-port", "--page", "--slow", "--url-lifetime", "--log", "--print-endpoint"];
+            let known = [
+                "--root",
+                "--port",
+                "--cdn-port",
+                "--page",
+                "--slow",
+                "--url-lifetime",
+                "--faults",
+                "--fault-seed",
+                "--fault-pause",
+                "--log",
+                "--print-endpoint",
+            ];
             if !known.contains(&name.as_str()) {
                 return Err(format!("unknown argument {name}"));
             }
@@ -62,6 +80,15 @@ impl Args {
                 "--page" => args.page = Some(number(&name, &value)?),
                 "--slow" => args.slow = Some(number(&name, &value)?),
                 "--url-lifetime" => args.url_lifetime = Some(number(&name, &value)?),
+                "--faults" => {
+                    let rate = number(&name, &value)?;
+                    if !(0.0..=1.0).contains(&rate) {
+                        return Err(format!("{name}: {value} is not a share, 0 to 1"));
+                    }
+                    args.faults = Some(rate);
+                }
+                "--fault-seed" => args.fault_seed = Some(number(&name, &value)?),
+                "--fault-pause" => args.fault_pause = Some(number(&name, &value)?),
                 "--log" => args.log = Some(value.into()),
                 _ => args.print_endpoint = Some(value.into()),
             }
@@ -119,6 +146,12 @@ fn run(args: &Args) -> std::io::Result<()> {
         if let Some(rate) = args.slow {
             hub.faults().always(Target::any(), Fault::SlowBytesPerSecond(rate));
         }
+        if let Some(rate) = args.faults {
+            let time = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+            let seed = args.fault_seed.unwrap_or_else(time);
+            eprintln!("hub-fixture: random faults at rate {rate}, --fault-seed {seed}");
+            hub.faults().at_random(seed, rate, Duration::from_millis(args.fault_pause.unwrap_or(200)));
+        }
         if let Some(path) = &args.print_endpoint {
             // By rename, so that a script waiting for the file never reads half of it.
             let half = path.with_extension("part");
@@ -129,6 +162,9 @@ fn run(args: &Args) -> std::io::Result<()> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+        }
+        if args.faults.is_some() {
+            eprintln!("hub-fixture: {:?}", hub.faults().struck());
         }
         Ok(())
     })
@@ -177,6 +213,8 @@ mod tests {
         assert!(parse(&["--root", "d", "--prot", "1"]).unwrap_err().contains("--prot"));
         assert!(parse(&["--root"]).unwrap_err().contains("--root"));
         assert!(parse(&["--root", "d", "--port", "70000"]).unwrap_err().contains("--port"));
+        assert!(parse(&["--root", "d", "--faults", "1.5"]).unwrap_err().contains("--faults"));
+        assert!(parse(&["--root", "d", "--faults", "NaN"]).unwrap_err().contains("--faults"));
         assert!(parse(&[]).unwrap_err().contains("--root"));
     }
 }

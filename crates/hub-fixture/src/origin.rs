@@ -1,15 +1,16 @@
 //! One request in, one answer out: routing, logging, and the faults that replace an answer. Sockets are elsewhere.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
+use tokio::sync::watch;
 
 use crate::access::{self, Caller, Wanted};
-use crate::body::Body;
-use crate::cdn::Signatures;
+use crate::body::{Body, Wire};
+use crate::cdn::{self, Signatures};
 use crate::faults::{Fault, Faults, Site};
 use crate::log::{Log, OpenLine, Request, Server};
 use crate::reply::{RangeSpec, Reply};
@@ -28,14 +29,20 @@ pub(crate) struct Origin {
     pub(crate) signatures: Signatures,
     pub(crate) page_entries: usize,
     pub(crate) url_lifetime: Duration,
-    /// `host:port` of each server.
-    pub(crate) hub_host: String,
-    pub(crate) cdn_host: String,
+    /// Scheme, host and port of each server.
+    pub(crate) hub_base: String,
+    pub(crate) cdn_base: String,
+    pub(crate) abroad_base: String,
     pub(crate) answers: AtomicU64,
+    /// Tells every connection to end.
+    pub(crate) connections: watch::Sender<()>,
+    /// The end of the outage, if there is one.
+    pub(crate) down_until: Mutex<Option<Instant>>,
 }
 
 /// A request being answered.
 pub(crate) struct Call<'a> {
+    pub(crate) server: Server,
     pub(crate) method: &'a Method,
     /// Raw, as is the query.
     pub(crate) path: &'a str,
@@ -69,29 +76,54 @@ impl Origin {
         })
     }
 
-    /// Answers one request. `flushes` is the connection's count of emptied write buffers.
-    pub(crate) async fn answer(&self, server: Server, request: HttpRequest<Vec<u8>>, flushes: Arc<AtomicU64>) -> Response<Body> {
+    /// Closes all connections; for `time`, if there is one, new ones too.
+    pub(crate) fn drop_connections(&self, time: Option<Duration>) {
+        if let Some(time) = time {
+            *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + time);
+        }
+        let _ = self.connections.send(());
+    }
+
+    /// Whether there is an outage.
+    pub(crate) fn is_down(&self) -> bool {
+        let until = *self.down_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Answers one request, which came over this wire.
+    pub(crate) async fn answer(&self, server: Server, request: HttpRequest<Vec<u8>>, wire: Arc<Wire>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
         let url = head.uri.path_and_query().map_or(path, |url| url.as_str());
         let parsed = match server {
-            Server::Hub => route::parse(path),
+            Server::Hub | Server::Abroad => route::parse(path),
             Server::Cdn => Parsed { route: Route::Unknown, repo: String::new(), repo_at: 0..0 },
         };
         let file = match (server, &parsed.route) {
             (Server::Cdn, _) => self.cdn_file(path, query),
+            (Server::Abroad, _) if path.starts_with(cdn::PREFIX) => self.cdn_file(path, query),
             (_, Route::Resolve { path, .. } | Route::Raw { path, .. } | Route::ResolveCache { path, .. }) => {
                 Some(format!("{}/{path}", parsed.repo))
             }
             _ => None,
         };
         let line = self.begin_line(server, &head.method, url, &head.headers, file.clone());
-        let site = Site { server, method: Some(head.method.as_str()), url, file: file.as_deref() };
+        let site = Site { server, method: Some(head.method.as_str()), url, file: file.as_deref(), drawn: None };
+        let range = head.headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+        let drawn = self.faults.draw(&site, range);
+        let site = Site { drawn: drawn.as_ref(), ..site };
+        let outage = self.faults.strike(&site, |fault| if let Fault::Outage(time) = fault { Some(*time) } else { None });
+        if let Some(time) = outage {
+            self.drop_connections(Some(time));
+            // This connection too is about to go.
+            return std::future::pending().await;
+        }
         let delay = self.faults.strike(&site, |fault| if let Fault::Delay(time) = fault { Some(*time) } else { None });
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
         }
         let call = Call {
+            server,
             method: &head.method,
             path,
             query,
@@ -103,11 +135,12 @@ impl Origin {
             faults: &self.faults,
         };
         let reply = self.faulty_reply(&call).unwrap_or_else(|| {
-            let reply = if server == Server::Cdn { self.cdn(&call) } else { self.hub(&call) };
+            let is_content = server == Server::Cdn || (server == Server::Abroad && path.starts_with(cdn::PREFIX));
+            let reply = if is_content { self.cdn(&call) } else { self.hub(&call) };
             self.redirected(reply.unwrap_or_else(|refusal| *refusal), &call, url)
         });
         let reply = if server == Server::Hub { self.with_hub_headers(reply, &call) } else { reply };
-        reply.finish(&head.method, &head.headers, &self.faults, &site, line, flushes)
+        reply.finish(&head.method, &head.headers, &self.faults, &site, line, wire)
     }
 
     fn begin_line(&self, server: Server, method: &Method, url: &str, headers: &HeaderMap, file: Option<String>) -> OpenLine {
@@ -165,6 +198,10 @@ impl Origin {
                 }
                 Some(if let Some(text) = rate_limit { reply.with("ratelimit", text) } else { reply })
             }
+            Fault::RetryAfterDate { code, wait } => {
+                let date = httpdate::fmt_http_date(SystemTime::now() + *wait);
+                Some(Reply::error(*code, None, "Fault on demand").with("retry-after", &date))
+            }
             Fault::RawBody { status, headers, body } => {
                 let reply = Reply::text(*status, body.clone());
                 Some(headers.iter().fold(reply, |reply, (name, value)| reply.with(name, value)))
@@ -178,6 +215,12 @@ impl Origin {
         let location = call.strike(|fault| match fault {
             Fault::RedirectLoop => Some(url.to_owned()),
             Fault::RedirectTo(location) => Some(location.clone()),
+            Fault::RedirectAbroad if call.server != Server::Abroad => {
+                // Where the answer is a redirect already, to where that leads, but on the other host.
+                let due = reply.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or(url);
+                let path = due.split_once("://").map_or(due, |(_, rest)| &rest[rest.find('/').unwrap_or(rest.len())..]);
+                Some(format!("{}{path}", self.abroad_base))
+            }
             _ => None,
         });
         match location {

@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::body::{Body, Mishaps};
+use crate::body::{Body, Mishaps, Wire};
 use crate::content::Content;
 use crate::faults::{Fault, Faults, Site};
 use crate::log::OpenLine;
@@ -68,7 +67,7 @@ impl Reply {
         faults: &Faults,
         site: &Site<'_>,
         line: OpenLine,
-        flushes: Arc<AtomicU64>,
+        wire: Arc<Wire>,
     ) -> Response<Body> {
         let open = |body: &Content| Ok::<_, std::io::Error>((body.open()?, body.size_bytes()?));
         let (source, total) = open(&self.body).unwrap_or_else(|e| {
@@ -87,7 +86,25 @@ impl Reply {
             range.end = range.start.max(range.end.saturating_sub(missing.unwrap_or(0)));
             mishaps = self.mishaps(&range, faults, site);
         }
-        self = self.with("content-length", &(range.end - range.start).to_string());
+        if self.is_file && carries && faults.strike(site, |fault| (*fault == Fault::OtherContent).then_some(())).is_some() {
+            mishaps.corrupt = Some(0..total);
+            self = self.with("etag", "\"another-content\"");
+        }
+        if faults.strike(site, |fault| (*fault == Fault::Gzip).then_some(())).is_some() {
+            self = self.with("content-encoding", "gzip");
+        }
+        self = self.with("content-length", &(range.end - range.start + mishaps.extra).to_string());
+        if carries {
+            let wrong = |fault: &Fault| if let Fault::WrongLength { announced } = fault { Some(*announced) } else { None };
+            if let Some(announced) = faults.strike(site, wrong) {
+                self = self.with("content-length", &announced.to_string());
+                // Or hyper would insist on the true one.
+                mishaps.no_length = true;
+            } else if faults.strike(site, |fault| (*fault == Fault::NoLength).then_some(())).is_some() {
+                self.headers.remove(header::CONTENT_LENGTH);
+                mishaps.no_length = true;
+            }
+        }
         if self.status == StatusCode::NOT_MODIFIED {
             self.headers.remove(header::CONTENT_LENGTH);
             self.headers.remove(header::CONTENT_TYPE);
@@ -96,7 +113,7 @@ impl Reply {
             range.end = range.start;
         }
         line.answered(self.status.as_u16());
-        let mut response = Response::new(Body::new(source, range, mishaps, line, flushes));
+        let mut response = Response::new(Body::new(source, range, mishaps, line, wire));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
@@ -114,7 +131,8 @@ impl Reply {
         if faults.strike(site, |fault| (*fault == Fault::IgnoreRange).then_some(())).is_some() {
             return whole;
         }
-        let Some(range) = spec.within(total) else {
+        let refused = faults.strike(site, |fault| (*fault == Fault::NotSatisfiable).then_some(())).is_some();
+        let Some(range) = spec.within(total).filter(|_| !refused) else {
             self.status = StatusCode::RANGE_NOT_SATISFIABLE;
             self.headers.insert(header::CONTENT_RANGE, header_of(format!("bytes */{total}")));
             return 0..0;
@@ -128,7 +146,9 @@ impl Reply {
         let len = range.end - range.start;
         let said = format!("bytes {start}-{}/{}", start.saturating_add(len - 1), said_total.unwrap_or(total));
         self.status = StatusCode::PARTIAL_CONTENT;
-        self.headers.insert(header::CONTENT_RANGE, header_of(said));
+        if faults.strike(site, |fault| (*fault == Fault::NoContentRange).then_some(())).is_none() {
+            self.headers.insert(header::CONTENT_RANGE, header_of(said));
+        }
         if start.checked_add(len).is_some_and(|end| end <= total) { start..start + len } else { range }
     }
 
@@ -139,6 +159,18 @@ impl Reply {
                 Fault::CutBody { after_bytes } if *after_bytes < len => Some(*after_bytes),
                 _ => None,
             }),
+            reset_after: faults.strike(site, |fault| match fault {
+                Fault::Reset { after_bytes } if *after_bytes < len => Some(*after_bytes),
+                _ => None,
+            }),
+            trickle: faults.strike(site, |fault| match fault {
+                Fault::Trickle { after_bytes, every } if *after_bytes < len => Some((*after_bytes, *every)),
+                _ => None,
+            }),
+            extra: faults
+                .strike(site, |fault| if let Fault::ExtraBytes { extra } = fault { Some(*extra) } else { None })
+                .unwrap_or_default(),
+            no_length: false,
             stall_after: faults.strike(site, |fault| match fault {
                 Fault::Stall { after_bytes } if *after_bytes < len => Some(*after_bytes),
                 _ => None,

@@ -1,4 +1,4 @@
-//! The running hub: two listeners on a runtime of their own, and the handle tests hold.
+//! The running hub: three listeners on a runtime of their own, and the handle tests hold.
 
 use std::convert::Infallible;
 use std::io;
@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, RwLock, mpsc};
+use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,15 +16,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{oneshot, watch};
 
+use crate::body::Wire;
 use crate::faults::{Fault, Faults, Site};
 use crate::log::{Log, Request, Server};
 use crate::origin::Origin;
 use crate::repo::{File, Repo};
 use crate::store::{Served, Store, hash_all};
+use crate::tls::Tls;
 
 /// Half of what the kernel may hold of an answer (it doubles the number), so that "sent" is not far from "arrived".
 const SEND_BUFFER_BYTES: u32 = 128 << 10;
@@ -41,6 +43,8 @@ pub struct HubBuilder {
     page_entries: usize,
     url_lifetime: Duration,
     log_file: Option<PathBuf>,
+    tls: Option<Tls>,
+    cdn_tls: Option<Tls>,
 }
 
 impl HubBuilder {
@@ -80,7 +84,19 @@ impl HubBuilder {
         self
     }
 
-    /// Hashes every file, then starts serving. Returns once both ports listen.
+    /// Has the Hub speak TLS. Default: plain HTTP.
+    pub fn tls(mut self, tls: Tls) -> HubBuilder {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Has the CDN speak TLS. Default: plain HTTP.
+    pub fn cdn_tls(mut self, tls: Tls) -> HubBuilder {
+        self.cdn_tls = Some(tls);
+        self
+    }
+
+    /// Hashes every file, then starts serving. Returns once all ports listen.
     ///
     /// # Errors
     /// A file that cannot be read, a port that is taken, a log file that cannot be opened.
@@ -94,29 +110,40 @@ impl HubBuilder {
             log.write_to(path)?;
         }
         let ports = (self.port, self.cdn_port);
-        let make_origin = move |hub: SocketAddr, cdn: SocketAddr| Origin {
+        let tls = (self.tls, self.cdn_tls);
+        let (connections, watched) = watch::channel(());
+        let base =
+            |address: SocketAddr, tls: Option<Tls>| format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+        let make_origin = move |hub: SocketAddr, cdn: SocketAddr, abroad: SocketAddr| Origin {
             store: RwLock::new(store),
             faults: Faults::default(),
             log,
             signatures: Default::default(),
             page_entries: self.page_entries,
             url_lifetime: self.url_lifetime,
-            hub_host: hub.to_string(),
-            cdn_host: cdn.to_string(),
+            hub_base: base(hub, tls.0),
+            cdn_base: base(cdn, tls.1),
+            abroad_base: base(abroad, None),
             answers: AtomicU64::new(0),
+            connections,
+            down_until: Mutex::default(),
         };
         let (stop, stopped) = oneshot::channel();
-        let (connections, watched) = watch::channel(());
         let (started, wait) = mpsc::channel();
         // A thread with a runtime of its own: tests may sit in a runtime, in none, or in one they shut down.
         let thread = std::thread::Builder::new().name("hub-fixture".to_owned()).spawn(move || {
             let run = || -> io::Result<()> {
                 let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
                 runtime.block_on(async {
-                    let (hub, cdn) = (listen(ports.0)?, listen(ports.1)?);
-                    let origin = Arc::new(make_origin(hub.local_addr()?, cdn.local_addr()?));
-                    tokio::spawn(accept(hub, Server::Hub, origin.clone(), watched.clone()));
-                    tokio::spawn(accept(cdn, Server::Cdn, origin.clone(), watched));
+                    let (hub, cdn) = (listen(Ipv4Addr::LOCALHOST, ports.0)?, listen(Ipv4Addr::LOCALHOST, ports.1)?);
+                    // Another host by its address too, where there is more than one loopback address.
+                    let abroad = listen(Ipv4Addr::new(127, 0, 0, 2), 0).or_else(|_| listen(Ipv4Addr::LOCALHOST, 0))?;
+                    let origin = Arc::new(make_origin(hub.local_addr()?, cdn.local_addr()?, abroad.local_addr()?));
+                    for (listener, server, tls) in
+                        [(hub, Server::Hub, tls.0), (cdn, Server::Cdn, tls.1), (abroad, Server::Abroad, None)]
+                    {
+                        tokio::spawn(accept(listener, server, tls, origin.clone(), watched.clone()));
+                    }
                     let _ = started.send(Ok(origin));
                     // Ends when the handle is dropped; dropping the runtime then ends every connection.
                     let _ = stopped.await;
@@ -128,15 +155,14 @@ impl HubBuilder {
             }
         })?;
         let origin = wait.recv().unwrap_or_else(|_| Err(io::Error::other("the fixture's thread ended before it listened")))?;
-        Ok(Hub { origin, connections, stop: Some(stop), thread: Some(thread) })
+        Ok(Hub { origin, stop: Some(stop), thread: Some(thread) })
     }
 }
 
-/// A running Hub and its CDN; both stop when this is dropped.
+/// A running Hub, its CDN, and a host that is neither; all stop when this is dropped.
 #[derive(Debug)]
 pub struct Hub {
     origin: Arc<Origin>,
-    connections: watch::Sender<()>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -159,17 +185,24 @@ impl Hub {
             page_entries: 1000,
             url_lifetime: Duration::from_secs(3600),
             log_file: None,
+            tls: None,
+            cdn_tls: None,
         }
     }
 
     /// What to give a client as `HF_ENDPOINT`: `http://127.0.0.1:port`.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.origin.hub_host)
+        self.origin.hub_base.clone()
     }
 
     /// The content host: `http://127.0.0.1:port`.
     pub fn cdn_endpoint(&self) -> String {
-        format!("http://{}", self.origin.cdn_host)
+        self.origin.cdn_base.clone()
+    }
+
+    /// The host that is neither, where [`Fault::RedirectAbroad`] leads: `http://127.0.0.2:port`.
+    pub fn abroad_endpoint(&self) -> String {
+        self.origin.abroad_base.clone()
     }
 
     /// The faults in force. The handle may be cloned and moved to other threads.
@@ -182,7 +215,7 @@ impl Hub {
         self.origin.log.requests()
     }
 
-    /// File bytes sent since then, by both servers: bodies of 200 and 206, without listings, redirects and errors.
+    /// File bytes sent since then, by all servers: bodies of 200 and 206, without listings, redirects and errors.
     pub fn bytes_served(&self) -> u64 {
         self.requests().iter().filter(|request| request.served_file()).map(|request| request.body_bytes_sent).sum()
     }
@@ -243,7 +276,7 @@ impl Hub {
 
     /// Closes all connections, answers under way included; new ones are welcome (see [`Fault::RefuseConnections`]).
     pub fn drop_connections(&self) {
-        let _ = self.connections.send(());
+        self.origin.drop_connections(None);
     }
 
     fn write_store<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
@@ -273,42 +306,61 @@ pub struct FileInfo {
     pub lfs: bool,
 }
 
-fn listen(port: u16) -> io::Result<TcpListener> {
+fn listen(address: Ipv4Addr, port: u16) -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-    socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
+    socket.bind((address, port).into())?;
     socket.listen(1024)
 }
 
-async fn accept(listener: TcpListener, server: Server, origin: Arc<Origin>, dropped: watch::Receiver<()>) {
-    let site = Site { server, method: None, url: "", file: None };
+async fn accept(listener: TcpListener, server: Server, tls: Option<Tls>, origin: Arc<Origin>, dropped: watch::Receiver<()>) {
+    let site = Site { server, method: None, url: "", file: None, drawn: None };
+    let acceptor = tls.map(Tls::acceptor);
     loop {
         // An accept fails for want of descriptors; the client will try again, and so do we.
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        if origin.faults.strike(&site, |fault| (*fault == Fault::RefuseConnections).then_some(())).is_some() {
+        if origin.is_down() || origin.faults.strike(&site, |fault| (*fault == Fault::RefuseConnections).then_some(())).is_some() {
             continue;
         }
-        tokio::spawn(serve(stream, server, origin.clone(), dropped.clone()));
+        let (origin, dropped, acceptor) = (origin.clone(), dropped.clone(), acceptor.clone());
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let wire = Arc::<Wire>::default();
+            let mut connection = Connection { stream, wire: wire.clone() };
+            match acceptor {
+                None => serve(connection, wire, server, origin, dropped).await,
+                Some(Some(acceptor)) => {
+                    if let Ok(connection) = acceptor.accept(connection).await {
+                        serve(connection, wire, server, origin, dropped).await;
+                    }
+                }
+                // A handshake that is cut: the client has said its hello.
+                Some(None) => drop(connection.read(&mut [0; 64]).await),
+            }
+        });
     }
 }
 
-async fn serve(stream: TcpStream, server: Server, origin: Arc<Origin>, mut dropped: watch::Receiver<()>) {
-    let _ = stream.set_nodelay(true);
-    let flushes = Arc::new(AtomicU64::new(0));
-    let io = TokioIo::new(Connection { stream, flushes: flushes.clone() });
+async fn serve(
+    connection: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    wire: Arc<Wire>,
+    server: Server,
+    origin: Arc<Origin>,
+    mut dropped: watch::Receiver<()>,
+) {
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (origin, flushes) = (origin.clone(), flushes.clone());
+        let (origin, wire) = (origin.clone(), wire.clone());
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
-            Ok::<_, Infallible>(origin.answer(server, hyper::Request::from_parts(head, body), flushes).await)
+            Ok::<_, Infallible>(origin.answer(server, hyper::Request::from_parts(head, body), wire).await)
         }
     });
-    let serving = http1::Builder::new().max_buf_size(WRITE_BUFFER_BYTES).serve_connection(io, service);
+    let serving = http1::Builder::new().max_buf_size(WRITE_BUFFER_BYTES).serve_connection(TokioIo::new(connection), service);
     dropped.mark_unchanged();
     tokio::select! {
         // Errors here are clients that left and bodies cut on demand.
@@ -320,7 +372,16 @@ async fn serve(stream: TcpStream, server: Server, origin: Arc<Origin>, mut dropp
 /// A socket that tells when hyper has handed over all it held.
 struct Connection {
     stream: TcpStream,
-    flushes: Arc<AtomicU64>,
+    wire: Arc<Wire>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.wire.reset.load(Relaxed) {
+            // To close a socket that lingers for no time is to reset it.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
 }
 
 impl AsyncRead for Connection {
@@ -348,7 +409,7 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
-        self.flushes.fetch_add(1, Relaxed);
+        self.wire.flushes.fetch_add(1, Relaxed);
         Poll::Ready(flushed)
     }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Answer, ask, get, head, wait_until};
-use hub_fixture::{Content, Fault, Hub, Repo, Target};
+use hub_fixture::{Content, Fault, Hub, Repo, Server, Target};
 use std::time::{Duration, Instant};
 
 const SIZE: u64 = 500_000;
@@ -275,6 +275,130 @@ fn refused_connections_close_before_any_answer() {
     assert!(is_whole(&get(&url)), "the CDN is another server");
     hub.faults().remove(id);
     assert_eq!(get(tree_url(&hub)).status, 200);
+}
+
+#[test]
+fn a_reset_is_no_orderly_end() {
+    use std::io::{Read, Write};
+    let hub = hub();
+    hub.faults().once("m.gguf", Fault::Reset { after_bytes: 70_000 });
+    let url = cdn_url(&hub);
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = std::net::TcpStream::connect(host).unwrap();
+    stream.write_all(format!("GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    let error = stream.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(is_whole(&get(url)));
+}
+
+#[test]
+fn a_trickle_comes_byte_by_byte() {
+    let hub = hub();
+    hub.faults().once("m.gguf", Fault::Trickle { after_bytes: 1000, every: Duration::from_millis(20) });
+    let begun = Instant::now();
+    let answer = ask("GET", cdn_url(&hub)).range("0-1009").send();
+    assert_eq!((answer.complete, answer.body), (true, bytes(0..1010)));
+    assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_date_to_wait_for_is_in_the_future() {
+    let hub = hub();
+    hub.faults().once("/tree/", Fault::RetryAfterDate { code: 503, wait: Duration::from_secs(60) });
+    let answer = get(tree_url(&hub));
+    let date = httpdate::parse_http_date(answer.expect("retry-after")).unwrap();
+    let left = date.duration_since(std::time::SystemTime::now()).unwrap().as_secs();
+    assert!(answer.status == 503 && (30..=60).contains(&left), "{left}");
+}
+
+#[test]
+fn lengths_and_ranges_can_be_wrong_or_missing() {
+    let hub = hub();
+    let url = cdn_url(&hub);
+    let part = |fault| {
+        hub.faults().once("m.gguf", fault);
+        ask("GET", &url).range("100-199").send()
+    };
+    let answer = part(Fault::NotSatisfiable);
+    assert_eq!((answer.status, answer.expect("content-range"), answer.body.len()), (416, "bytes */500000", 0));
+    let answer = part(Fault::NoContentRange);
+    assert_eq!((answer.status, answer.header("content-range"), answer.body.clone()), (206, None, bytes(100..200)));
+    let answer = part(Fault::WrongLength { announced: 40 });
+    assert_eq!((answer.expect("content-length"), answer.body.clone()), ("40", bytes(100..140)));
+    let answer = part(Fault::WrongLength { announced: 400 });
+    assert_eq!((answer.complete, answer.body.clone()), (false, bytes(100..200)));
+    let answer = part(Fault::NoLength);
+    assert_eq!((answer.header("content-length"), answer.expect("transfer-encoding")), (None, "chunked"));
+    let answer = part(Fault::ExtraBytes { extra: 7 });
+    assert_eq!((answer.expect("content-length"), answer.body.clone()), ("107", [&bytes(100..200)[..], &[0; 7]].concat()));
+}
+
+#[test]
+fn a_body_can_be_called_gzip_or_be_another_of_the_same_length() {
+    let hub = hub();
+    let url = cdn_url(&hub);
+    hub.faults().once("m.gguf", Fault::Gzip);
+    assert_eq!(get(&url).expect("content-encoding"), "gzip");
+    let etag = get(&url).expect("etag").to_owned();
+    hub.faults().once("m.gguf", Fault::OtherContent);
+    let answer = ask("GET", &url).range("100-199").send();
+    assert_ne!(answer.expect("etag"), etag);
+    assert!(answer.body.iter().zip(&bytes(100..200)).all(|(other, byte)| *other == !*byte));
+}
+
+#[test]
+fn pages_with_status_200_stand_in_a_servers_place() {
+    let hub = hub();
+    let url = cdn_url(&hub);
+    hub.faults().once("m.gguf", Fault::html_page());
+    let answer = ask("GET", &url).range("100-199").send();
+    assert_eq!((answer.status, answer.expect("content-type")), (200, "text/html; charset=utf-8"));
+    hub.faults().once("/tree/", Fault::json_error());
+    assert!(get(tree_url(&hub)).json()["error"].is_string());
+}
+
+#[test]
+fn a_redirect_abroad_leads_to_a_host_that_serves_the_same_and_logs_a_token() {
+    let hub = hub();
+    for path in ["m.gguf", "c.json"] {
+        hub.faults().once(Target::path(path).hub(), Fault::RedirectAbroad);
+        let answer = get(format!("{}/o/n/resolve/main/{path}", hub.endpoint()));
+        let location = answer.expect("location").to_owned();
+        assert!(location.starts_with(&hub.abroad_endpoint()) && answer.header("x-linked-etag").is_some(), "{location}");
+        assert_eq!(ask("GET", &location).token("hf_good").send().status, 200);
+        let asked = hub.requests().pop().unwrap();
+        assert_eq!((asked.server, asked.authorization.as_deref()), (Server::Abroad, Some("Bearer hf_good")));
+        assert_eq!(asked.file.as_deref(), Some(format!("o/n/{path}").as_str()));
+    }
+    let url = cdn_url(&hub);
+    hub.faults().once(Target::path("m.gguf").cdn(), Fault::RedirectAbroad);
+    assert!(is_whole(&get(get(&url).expect("location"))));
+}
+
+#[test]
+fn an_outage_ends_what_runs_and_what_comes_until_it_is_over() {
+    let hub = hub();
+    let url = cdn_url(&hub);
+    hub.faults().once("/tree/", Fault::Outage(Duration::from_secs(2)));
+    let begun = Instant::now();
+    assert!(ask("GET", tree_url(&hub)).try_send().is_none());
+    let back = || ask("GET", &url).try_send().is_some_and(|answer| is_whole(&answer));
+    wait_until(back);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn random_faults_strike_their_share_of_requests_until_they_are_cleared() {
+    let hub = hub();
+    hub.faults().at_random(7, 0.5, Duration::from_millis(1));
+    for _ in 0..60 {
+        ask("GET", tree_url(&hub)).patience(Duration::from_millis(20)).try_send();
+    }
+    let struck: u64 = hub.faults().struck().values().sum();
+    assert!((15..=45).contains(&struck), "{:?}", hub.faults().struck());
+    hub.faults().clear();
+    wait_until(|| ask("GET", tree_url(&hub)).try_send().is_some_and(|answer| answer.status == 200));
+    assert!((0..20).all(|_| get(tree_url(&hub)).status == 200));
 }
 
 #[test]

@@ -5,8 +5,9 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use common::{ask, get};
+use common::{Answer, ask, get};
 use hub_fixture::{GOOD_TOKEN, Hub, Repo};
 
 /// A directory with one repo, `org/model`, removed when dropped.
@@ -94,4 +95,16 @@ fn the_program_serves_until_a_signal_ends_it() {
         assert!(log.contains("cdn GET /xet-bridge/") && log.contains(" 200 bytes=7 "), "{log}");
         assert!(!log.contains("hf_good"), "tokens stay out of the log");
     }
+}
+
+#[test]
+fn the_program_misbehaves_at_random_where_it_is_told_to() {
+    let root = Root::new("random");
+    let (mut child, endpoint) = start(&root.0, &["--faults", "1", "--fault-seed", "5", "--fault-pause", "1"]);
+    let url = endpoint + "/api/models/org/model/tree/main?recursive=true";
+    let ask = || ask("GET", url.clone()).patience(Duration::from_millis(50)).try_send();
+    let sound = |answer: &Answer| answer.status == 200 && answer.complete && answer.body.starts_with(b"[{");
+    assert!((0..20).any(|_| !ask().as_ref().is_some_and(sound)));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

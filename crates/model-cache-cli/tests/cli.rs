@@ -1,6 +1,6 @@
 //! The program as its users meet it: the real binary, against a Hub of our own.
 
-use hub_fixture::{Content, Fault, GOOD_TOKEN, Hub, Repo, Target, UNLISTED_TOKEN};
+use hub_fixture::{Content, Fault, GOOD_TOKEN, Hub, Repo, Server, Target, Tls, UNLISTED_TOKEN};
 use serde_json::Value;
 use std::{
     ffi::OsStr,
@@ -1044,4 +1044,68 @@ fn an_interrupted_backup_says_that_it_made_no_snapshot_and_what_the_next_one_doe
     }
     assert_eq!(machine.run(["backup", backup.to_str().unwrap()]).code, 0);
     assert_eq!(machine.run(["restore", backup.to_str().unwrap(), "--check"]).code, 0);
+}
+
+// -- origins that can't be trusted ---------------------------------------------------------------------------------
+
+/// A machine whose Hub and CDN speak TLS, or not, and that trusts the tests' authority.
+fn tls_machine(hub: Option<Tls>, cdn: Option<Tls>) -> Machine {
+    let mut builder = Hub::builder().repo(model(2 * MIB));
+    builder = hub.into_iter().fold(builder, hub_fixture::HubBuilder::tls);
+    builder = cdn.into_iter().fold(builder, hub_fixture::HubBuilder::cdn_tls);
+    let machine = Machine { hub: builder.start().unwrap(), dir: tempfile::tempdir().unwrap() };
+    std::fs::write(machine.path("authority.pem"), hub_fixture::authority_pem()).unwrap();
+    machine
+}
+
+fn tls_pull(machine: &Machine) -> Ran {
+    let mut command = machine.command(["pull", REPO, "--quant", "Q4_K_M", "--json"]);
+    command.env("SSL_CERT_FILE", machine.path("authority.pem")).env("HF_TOKEN", GOOD_TOKEN);
+    Ran::from(command.output().unwrap())
+}
+
+/// That the token went to the Hub and nowhere else.
+fn assert_token_at_home(machine: &Machine) {
+    for request in machine.hub.requests() {
+        assert_eq!(request.authorization.is_some(), request.server == Server::Hub, "{request:?}");
+    }
+}
+
+#[test]
+fn a_certificate_is_believed_where_it_is_for_this_host_and_by_somebody_trusted() {
+    let good = Some(Tls::Trusted);
+    for (hub, cdn) in [(good, good), (good, None), (None, good)] {
+        let machine = tls_machine(hub, cdn);
+        let ran = tls_pull(&machine);
+        assert_eq!(ran.code, 0, "{hub:?} {cdn:?}: {ran:?}");
+        assert_token_at_home(&machine);
+    }
+    for bad in [Tls::SelfSigned, Tls::WrongHost] {
+        for (hub, cdn) in [(Some(bad), good), (good, Some(bad))] {
+            let machine = tls_machine(hub, cdn);
+            let ran = tls_pull(&machine);
+            let error = ran.error();
+            assert_eq!((ran.code, error["code"].as_str()), (4, Some("network")), "{hub:?} {cdn:?}: {ran:?}");
+            assert!(error["message"].as_str().unwrap().contains("certificate"), "{ran:?}");
+            assert!(error["hint"].as_str().unwrap().contains("SSL_CERT_FILE"), "{ran:?}");
+            assert_token_at_home(&machine);
+        }
+    }
+}
+
+#[test]
+fn a_description_is_not_followed_from_https_to_http_and_bytes_are_without_the_token() {
+    let machine = tls_machine(Some(Tls::Trusted), Some(Tls::Trusted));
+    let away = machine.hub.faults().always(Target::path("/api/models/").hub(), Fault::RedirectAbroad);
+    let ran = tls_pull(&machine);
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.error()["message"].as_str().unwrap().contains("from https to http://"), "{ran:?}");
+    assert!(ran.error()["hint"].is_string(), "{ran:?}");
+    assert!(machine.hub.requests().iter().all(|request| request.server == Server::Hub));
+    machine.hub.faults().remove(away);
+    machine.hub.faults().always(Target::path("/resolve/").hub(), Fault::RedirectAbroad);
+    let ran = tls_pull(&machine);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(machine.hub.requests().iter().any(|request| request.server == Server::Abroad));
+    assert_token_at_home(&machine);
 }

@@ -4,7 +4,7 @@ use crate::{
     cache::{Inner, ModelCache},
     download::{BUFFER_BYTES, Connections},
     error::{Error, Result},
-    hub::{HubClient, HubConfig, Token, Vars, parse_endpoint, variable},
+    hub::{HubClient, HubConfig, RetryPolicy, Token, Vars, parse_endpoint, variable},
     limit::{check_memory_budget, check_rate, parse_memory_budget, parse_rate},
     store::Store,
 };
@@ -55,6 +55,8 @@ pub struct ModelCacheBuilder {
     limit_rate: Option<u64>,
     memory_budget_bytes: Option<u64>,
     read_timeout: Option<Duration>,
+    metadata_timeout: Option<Duration>,
+    retry_waits: Option<(Duration, Duration)>,
     side_by_side: bool,
     check_reads: bool,
     create: bool,
@@ -81,6 +83,8 @@ impl ModelCacheBuilder {
             limit_rate: None,
             memory_budget_bytes: None,
             read_timeout: None,
+            metadata_timeout: None,
+            retry_waits: None,
             side_by_side: cfg!(target_os = "linux"),
             check_reads: false,
             create: true,
@@ -140,9 +144,24 @@ impl ModelCacheBuilder {
         self
     }
 
-    /// The longest wait for a file's next byte; then the connection is made anew. Default: `HF_HUB_DOWNLOAD_TIMEOUT`, else 10 s.
+    /// The longest wait for a file's next byte; then the connection is made anew. So it is where six such times bring less than 4 KiB:
+    /// a server that drips a byte before each timeout would have no end. Default: `HF_HUB_DOWNLOAD_TIMEOUT`, else 10 s.
     pub fn read_timeout(mut self, timeout: Duration) -> Self {
         self.read_timeout = Some(timeout);
+        self
+    }
+
+    /// The same for answers that describe files: what a repo is, its listing, where a file's bytes are. Default:
+    /// `HF_HUB_ETAG_TIMEOUT`, else 10 s.
+    pub fn metadata_timeout(mut self, timeout: Duration) -> Self {
+        self.metadata_timeout = Some(timeout);
+        self
+    }
+
+    /// The longest wait after the first failure of a request, doubled by each further one up to `most`; the wait is a random part of
+    /// that. Where a server says how long to wait, its word counts, up to 310 s. Default: 0.5 s and 8 s.
+    pub fn retry_waits(mut self, first: Duration, most: Duration) -> Self {
+        self.retry_waits = Some((first, most));
         self
     }
 
@@ -187,8 +206,10 @@ impl ModelCacheBuilder {
         if let Some(bytes) = self.memory_budget_bytes {
             check_memory_budget("memory_budget_bytes", bytes, &bytes.to_string())?;
         }
-        if self.read_timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return refuse("read_timeout", "0".to_owned(), "it must be longer than nothing");
+        for (name, timeout) in [("read_timeout", self.read_timeout), ("metadata_timeout", self.metadata_timeout)] {
+            if timeout.is_some_and(|timeout| timeout.is_zero()) {
+                return refuse(name, "0".to_owned(), "it must be longer than nothing");
+            }
         }
         if self.store.as_os_str().is_empty() {
             return refuse("store", String::new(), "it must name a folder");
@@ -205,6 +226,12 @@ impl ModelCacheBuilder {
         }
         if let Some(timeout) = self.read_timeout {
             config.read_timeout = timeout;
+        }
+        if let Some(timeout) = self.metadata_timeout {
+            config.metadata_timeout = timeout;
+        }
+        if let Some((first_wait, max_wait)) = self.retry_waits {
+            config.retry = RetryPolicy { first_wait, max_wait, ..config.retry };
         }
         let means = match limits(self.limit_rate, self.memory_budget_bytes, &|name| std::env::var_os(name)) {
             Ok((limit_rate, budget_bytes)) => {

@@ -240,6 +240,8 @@ pub enum Error {
         message: String,
         /// Its id for this request, for a support ticket.
         request_id: Option<String>,
+        /// How long it asked to wait.
+        retry_after: Option<Duration>,
     },
     /// The answer is not what the Hub's protocol allows.
     #[error("{url} gave an answer that can't be used: {reason}")]
@@ -260,13 +262,24 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Nothing arrived for too long, through every retry.
-    #[error("{url} sent nothing for {} s", .after.as_secs())]
+    /// Nothing arrived for too long, or so little that it has no end, through every retry.
+    #[error("{url} sent {} {} s", match .bytes { 0 => "nothing for".to_owned(), few => format!("no more than {few} bytes in") }, .after.as_secs())]
     Stalled {
         /// What was asked, without query.
         url: String,
-        /// The time without a byte.
+        /// The time waited.
         after: Duration,
+        /// What came in it.
+        bytes: u64,
+    },
+    /// The server can't show that it is the one that was asked.
+    #[error("{url} has a certificate that can't be trusted")]
+    Certificate {
+        /// What was asked, without query.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Offline mode, and the store does not have it.
     #[error("offline: can't {action}")]
@@ -526,6 +539,7 @@ impl Error {
             | Self::BadAnswer { .. }
             | Self::Network { .. }
             | Self::Stalled { .. }
+            | Self::Certificate { .. }
             | Self::Offline { .. } => ErrorKind::Network,
             Self::ContentChanged { .. }
             | Self::DigestMismatch { .. }
@@ -626,6 +640,18 @@ impl Error {
             Self::RateLimited { .. } => Some("pull again later: what has landed is kept; a token raises the limit".to_owned()),
             Self::Network { .. } | Self::Stalled { .. } => Some(
                 "check the network, HF_ENDPOINT and the proxy variables, then try again; a pull goes on from what has landed"
+                    .to_owned(),
+            ),
+            Self::Certificate { .. } => Some(
+                "check HF_ENDPOINT and this machine's clock; where a proxy has an authority of its own, SSL_CERT_FILE names its certificate"
+                    .to_owned(),
+            ),
+            Self::HubStatus { status: 408 | 500..=599, .. } => {
+                Some("the server is in trouble: pull again later; a pull goes on from what has landed".to_owned())
+            }
+            Self::HubStatus { .. } | Self::BadAnswer { .. } => Some(
+                "a proxy or a network's login page may answer in the server's place: check HF_ENDPOINT and the proxy variables, then try \
+                 again; a pull goes on from what has landed"
                     .to_owned(),
             ),
             Self::Offline { .. } => Some("run it once without --offline, HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE".to_owned()),

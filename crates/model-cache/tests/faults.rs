@@ -1,9 +1,11 @@
 //! What servers and networks do wrong, and what a pull makes of it: right content in the end, or a clear error and nothing visible.
 
 mod common;
+#[path = "faults/matrix.rs"]
+mod matrix;
 
 use common::*;
-use hub_fixture::{Content, Fault, File, GOOD_TOKEN, Hub, Repo, Server, Target, UNLISTED_TOKEN};
+use hub_fixture::{Content, Fault, File, GOOD_TOKEN, Hub, Repo, Server, Target, Tls, UNLISTED_TOKEN};
 use std::time::{Duration, Instant};
 use tabagent_model_cache::*;
 
@@ -82,6 +84,97 @@ async fn a_body_that_stalls_is_given_up_and_asked_for_anew() {
     let retries = retries(&events);
     assert!(retries.len() == 2 && retries[0].0.contains("sent nothing"), "{retries:?}");
     assert!(hub.bytes_served() <= SIZE + 2 * BLOCK + MIB, "{}", hub.bytes_served());
+}
+
+#[tokio::test]
+async fn a_body_that_drips_a_byte_before_each_timeout_is_given_up_all_the_same() {
+    let trickle = Fault::Trickle { after_bytes: 2 * MIB, every: Duration::from_millis(20) };
+    let (hub, events) = heals(model().skip(1), 1, trickle).await;
+    // As slow beside the block that came before, or as too slow for any.
+    let retries = retries(&events);
+    assert!(retries.iter().all(|(reason, _)| reason.contains("sent no more than")), "{retries:?}");
+    // What had come of the block was kept.
+    assert!(hub.bytes_served() <= SIZE + MIB, "{}", hub.bytes_served());
+    let hub = self::hub(1, SIZE);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = builder(dir.path(), &hub.endpoint()).read_timeout(Duration::from_millis(200));
+    let cache = cache.retry_waits(Duration::from_millis(1), Duration::from_millis(2)).open().unwrap();
+    hub.faults().always(model(), Fault::Trickle { after_bytes: 1000, every: Duration::from_millis(20) });
+    let (result, _) = pull(&cache, REPO).await;
+    assert!(matches!(result, Err(Error::Stalled { bytes: 1..4096, .. })), "{result:?}");
+}
+
+#[tokio::test]
+async fn connections_that_never_last_for_a_block_still_bring_the_file() {
+    let hub = hub(1, SIZE);
+    let dir = tempfile::tempdir().unwrap();
+    let cache =
+        builder(dir.path(), &hub.endpoint()).retry_waits(Duration::from_millis(1), Duration::from_millis(2)).open().unwrap();
+    hub.faults().always(model(), Fault::CutBody { after_bytes: MIB + 12_345 });
+    let (result, _) = pull(&cache, REPO).await;
+    assert_eq!(result.unwrap().fetched_bytes, SIZE + 2, "no byte is fetched twice");
+    assert!(holds(&cache, REPO, "model.gguf", &content()));
+    assert_sound(&cache);
+}
+
+#[tokio::test]
+async fn a_connection_much_slower_than_the_others_is_made_anew_and_goes_on_where_it_stood() {
+    // The one that is slow would need more than a quarter of an hour.
+    let (hub, events) = heals(model().skip(3), 1, Fault::SlowBytesPerSecond(5000)).await;
+    assert!(retries(&events).is_empty() || retries(&events)[0].0.contains("sent no more"), "{events:?}");
+    assert!(hub.bytes_served() <= SIZE + MIB, "{}", hub.bytes_served());
+    let resumed = hub.requests().iter().any(|request| request.range.is_some_and(|(first, _)| first % BLOCK != 0));
+    assert!(resumed, "{:#?}", hub.requests());
+}
+
+#[tokio::test]
+async fn a_hub_that_dies_in_the_middle_and_comes_back_is_pulled_from_to_the_end() {
+    let repo = || Repo::new(REPO).file("model.gguf", content());
+    let hub = Hub::start(vec![repo()]);
+    let port = |endpoint: String| endpoint.rsplit(':').next().unwrap().parse().unwrap();
+    let (hub_port, cdn_port) = (port(hub.endpoint()), port(hub.cdn_endpoint()));
+    let dir = tempfile::tempdir().unwrap();
+    // Its waits make room for half a minute without an origin, many times what one needs to start.
+    let waits = Duration::from_secs(8);
+    let cache = builder(dir.path(), &hub.endpoint()).retry_waits(waits, waits).open().unwrap();
+    hub.faults().always(model().skip(2), Fault::Stall { after_bytes: MIB });
+    let (sink, events) = events();
+    let pulling = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.pull(REPO).all(true).on_event(Some(sink)).run().await }
+    });
+    tokio::task::spawn_blocking(move || {
+        until("every connection stalls", || {
+            hub.requests().iter().filter(|request| request.body_bytes_sent == MIB).count() >= CONNECTIONS
+        });
+        drop(hub);
+    })
+    .await
+    .unwrap();
+    while retries(&events).is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The new one knows no signature of the old one's.
+    let hub = Hub::builder().repo(repo()).port(hub_port).cdn_port(cdn_port).start().unwrap();
+    let report = pulling.await.unwrap().unwrap();
+    assert_eq!(report.fetched_bytes, SIZE, "no byte is fetched twice");
+    assert!(hub.bytes_served() < SIZE, "{}", hub.bytes_served());
+    assert!(holds(&cache, REPO, "model.gguf", &content()));
+}
+
+#[tokio::test]
+async fn a_cdn_without_a_certificate_to_trust_or_that_hangs_up_gets_no_second_look_or_the_usual_ones() {
+    for (tls, tries) in [(Tls::SelfSigned, 0), (Tls::Cut, 7)] {
+        let hub = Hub::builder().repo(Repo::new(REPO).file("model.gguf", content())).cdn_tls(tls).start().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let builder = builder(dir.path(), &hub.endpoint()).connections(1);
+        let cache = builder.retry_waits(Duration::from_millis(1), Duration::from_millis(2)).open().unwrap();
+        let (result, events) = pull(&cache, REPO).await;
+        let error = result.unwrap_err();
+        assert_eq!(matches!(error, Error::Certificate { .. }), tls == Tls::SelfSigned, "{error:?}");
+        assert!(error.kind() == ErrorKind::Network && error.hint().is_some(), "{error:?}");
+        assert_eq!(retries(&events).len(), tries);
+    }
 }
 
 #[tokio::test]

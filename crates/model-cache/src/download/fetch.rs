@@ -2,7 +2,7 @@
 
 use super::{
     Lane,
-    plan::{Plan, blocks_per_request},
+    plan::{Begun, Plan, blocks_per_request},
     write::{BlockWriter, FileWriter, Pieces},
 };
 use crate::{
@@ -22,8 +22,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Most requests in a row that fail with nothing landed: with the waits between, about a quarter of a minute of no network.
+/// Most requests in a row that fail without progress: with the waits between, about a quarter of a minute of no network.
 const RANGE_TRIES: u32 = 8;
+/// A block that takes so many times as long as the quickest one did, and longer than a byte may take, is left to another connection.
+const SLOW_FACTOR: u32 = 16;
+/// Bytes more of a file that are progress.
+const PROGRESS_BYTES: u64 = 64 << 10;
+/// Most answers in a row that can't be used: one may be a sick server's among several, or a proxy's, but it is rather a rule than chance.
+const BAD_ANSWER_TRIES: u32 = 3;
 /// Most fresh addresses asked for while nothing lands.
 const MOST_EXPIRED: u32 = 4;
 
@@ -102,10 +108,11 @@ pub(crate) async fn fetch_small(lane: &Lane<'_>, file: &TreeFile) -> Result<Vec<
             }
             // A server may answer less than was asked for; the size is known, so this is a body that broke off.
             Ok(Ok(bytes)) => {
-                return Err(Error::BadAnswer {
-                    url: format!("{} {path}", lane.repo.repo),
-                    reason: format!("it gave {} of {} bytes", bytes.len(), file.size_bytes),
-                });
+                drop(place);
+                failed += 1;
+                let reason = format!("it gave {} of {} bytes", bytes.len(), file.size_bytes);
+                let error = Error::BadAnswer { url: format!("{} {path}", lane.repo.repo), reason };
+                lane.wait_after(failed, path, error).await?;
             }
             Ok(Err(error)) => {
                 expired += 1;
@@ -144,6 +151,8 @@ enum Fetched {
     Whole { per_block: Duration },
     /// Another connection streams the whole file.
     Superseded,
+    /// It was much slower than others were: a new connection goes on where it stood.
+    Slow,
     /// Whether it is tried again is the policy's to say.
     Broken(Error),
 }
@@ -166,7 +175,7 @@ impl FileFetch<'_> {
             let taken = self.plan().take_or_leave(most, gate.allowed());
             let Some(range) = taken else { return Ok(()) };
             let mut taken = Taken { fetch: self, range: range.clone() };
-            let missing_before = self.plan().missing_blocks();
+            let here_before = self.plan().most_here();
             let result = self.fetch(&mut taken).await;
             drop(taken);
             match result? {
@@ -178,15 +187,17 @@ impl FileFetch<'_> {
                     self.plan().leave();
                     return Ok(());
                 }
+                Fetched::Slow => {}
                 Fetched::Broken(error) => {
                     drop(place);
                     if is_asked_too_much(&error) {
                         gate.refused();
                     }
                     // Progress, by whichever connection, shows that the server is there.
-                    failed = if self.plan().missing_blocks() < missing_before { 1 } else { failed + 1 };
+                    let made_progress = self.plan().most_here() >= here_before + PROGRESS_BYTES;
+                    failed = if made_progress { 1 } else { failed + 1 };
                     match self.lane.wait_after(failed, self.file.path.as_str(), error).await {
-                        Err(error) if error.is_transient() && self.plan().retire() => return Ok(()),
+                        Err(error) if is_worth_another_try(&error) && self.plan().retire() => return Ok(()),
                         waited => waited?,
                     }
                 }
@@ -196,7 +207,9 @@ impl FileFetch<'_> {
 
     async fn fetch(&self, taken: &mut Taken<'_, '_>) -> Result<Fetched> {
         let blocks = taken.range.clone();
-        let bytes = block_range(self.file.size_bytes, blocks.start).start..block_range(self.file.size_bytes, blocks.end - 1).end;
+        let begun = self.plan().begun(blocks.start);
+        let start = block_range(self.file.size_bytes, blocks.start).start + begun.map_or(0, |begun| begun.bytes);
+        let bytes = start..block_range(self.file.size_bytes, blocks.end - 1).end;
         let asked_blocks = blocks.end - blocks.start;
         loop {
             // Tried again by the policy inside, so that its error is final.
@@ -215,7 +228,7 @@ impl FileFetch<'_> {
                     continue;
                 }
                 RangeOutcome::Body(body) if body.range().start == bytes.start && body.range().end <= bytes.end => {
-                    self.store(body, asked, asked_blocks).await
+                    self.store(body, begun, asked, asked_blocks).await
                 }
                 RangeOutcome::Body(body) => {
                     // The whole file comes whatever is asked for: one connection takes it all.
@@ -223,19 +236,19 @@ impl FileFetch<'_> {
                         return Ok(Fetched::Superseded);
                     }
                     taken.release();
-                    let stored = self.store(body, asked, asked_blocks).await;
+                    let stored = self.store(body, None, asked, asked_blocks).await;
                     // After a failure this connection asks again, and finds the same.
                     self.sequential.store(false, Ordering::Release);
                     stored
                 }
             };
-            return Ok(stored.map_or_else(Fetched::Broken, |per_block| Fetched::Whole { per_block }));
+            return Ok(stored.unwrap_or_else(Fetched::Broken));
         }
     }
 
-    /// Writes a body's bytes where they belong, but for blocks that arrive at another connection or have landed. Gives the time each
-    /// block took, the wait for the first byte aside.
-    async fn store(&self, mut body: RangeBody, asked: Instant, blocks: u64) -> Result<Duration> {
+    /// Writes a body's bytes where they belong, but for blocks that arrive at another connection or have landed; its first block goes on
+    /// as it was begun.
+    async fn store(&self, mut body: RangeBody, begun: Option<Begun>, asked: Instant, blocks: u64) -> Result<Fetched> {
         let size_bytes = self.file.size_bytes;
         let start = body.range().start;
         let mut at = start;
@@ -244,6 +257,7 @@ impl FileFetch<'_> {
         let mut landed = |block| self.land(block);
         let mut first_byte = None;
         let mut claimed = None;
+        let mut block_begun = Duration::ZERO;
         let result = async {
             while let Some(chunk) = body.chunk().await? {
                 first_byte.get_or_insert_with(|| asked.elapsed());
@@ -254,8 +268,13 @@ impl FileFetch<'_> {
                     let block = at / BLOCK_BYTES;
                     let range = block_range(size_bytes, block);
                     let (part, rest) = chunk.split_at(chunk.len().min((range.end - at) as usize));
-                    // Decided at a block's start and kept to its end, or the writer would begin in its middle.
-                    if at == range.start && self.plan().claim(block) {
+                    // Decided at a block's start, or where it goes on, and kept to its end, or the writer would begin in its middle.
+                    if let Some(begun) = begun.filter(|_| at == start) {
+                        if self.plan().claim_rest(block, begun) {
+                            writer.go_on(begun);
+                            claimed = Some(block);
+                        }
+                    } else if at == range.start && self.claim(block) {
                         claimed = Some(block);
                     }
                     if claimed == Some(block) {
@@ -263,29 +282,62 @@ impl FileFetch<'_> {
                     }
                     at += part.len() as u64;
                     chunk = rest;
-                    if at == range.end && writer.at() < at {
-                        writer.skip_to(at);
+                    if at == range.end {
+                        if writer.at() < at {
+                            writer.skip_to(at);
+                        }
+                        let took = body.waited() - std::mem::replace(&mut block_begun, body.waited());
+                        // Not of a last block, nor of the rest of one: they are shorter.
+                        if range.end - range.start.max(start) == BLOCK_BYTES {
+                            self.lane.gates.blocks.block_took(took);
+                        }
                     }
+                }
+                if body.waited() - block_begun > self.patience() {
+                    return Ok(true);
                 }
             }
             *self.last_byte.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            Ok(())
+            Ok(false)
         }
         .await;
         // Waited for also after an error: the blocks given back may be written by another connection at once.
-        let finished = writer.finish(&mut landed).await;
-        let broken = claimed.is_some_and(|block| self.plan().unclaim(block));
-        finished.and(result)?;
+        let left = writer.leave(&mut landed).await;
+        let broken = claimed.is_some_and(|block| self.plan().unclaim(block, left.as_ref().ok().copied()));
+        let slow = left.and(result)?;
+        if slow {
+            let (path, waited) = (self.file.path.as_str(), body.waited());
+            tracing::debug!(path, bytes = at - start, waited_ms = waited.as_millis() as u64, "a slow connection is made anew");
+            if at - start < PROGRESS_BYTES {
+                return Err(body.stalled(waited, at - start));
+            }
+            return Ok(Fetched::Slow);
+        }
         // A server may send less than it was asked for, but going on like this would have no end.
-        if broken && claimed == Some(start / BLOCK_BYTES) {
+        if broken && claimed == Some(start / BLOCK_BYTES) && writer.at() < start + PROGRESS_BYTES {
             return Err(Error::BadAnswer {
                 url: format!("{} {}", self.lane.repo.repo, self.file.path),
-                reason: format!("asked for bytes from {start}, it sends no whole block of {BLOCK_BYTES}"),
+                reason: format!("asked for bytes from {start}, it sends {} of them", writer.at() - start),
             });
         }
         let first_byte = first_byte.unwrap_or_default();
         self.lane.gates.blocks.answered_after(first_byte);
-        Ok(asked.elapsed().saturating_sub(first_byte) / blocks as u32)
+        Ok(Fetched::Whole { per_block: asked.elapsed().saturating_sub(first_byte) / blocks as u32 })
+    }
+
+    /// How long a connection may wait for one block. As long as it takes where the whole file comes: it would begin anew.
+    fn patience(&self) -> Duration {
+        let quickest = self.lane.gates.blocks.quickest_block().filter(|_| !self.sequential.load(Ordering::Acquire));
+        quickest.map_or(Duration::MAX, |quickest| self.lane.hub.config().read_timeout.max(SLOW_FACTOR * quickest))
+    }
+
+    /// Whether a block that arrives from its start is to be written.
+    fn claim(&self, block: u64) -> bool {
+        let claimed = self.plan().claim(block);
+        if let Some(lost_bytes) = claimed.filter(|bytes| *bytes > 0) {
+            self.lane.reporter.lost(self.file.path.as_str(), lost_bytes);
+        }
+        claimed.is_some()
     }
 
     fn land(&self, block: u64) {
@@ -345,18 +397,34 @@ impl Lane<'_> {
         let observer = |notice: crate::hub::RetryNotice<'_>| {
             self.reporter.retry(Some(path), notice.attempt, notice.reason, notice.wait);
         };
-        self.hub.resolve(&self.repo.repo, self.commit, file, &observer).await
+        let resolve = || self.hub.resolve(&self.repo.repo, self.commit, file, &observer);
+        match resolve().await {
+            // By the Hub, which is one, rather a rule than chance: once more is enough.
+            Err(error @ Error::BadAnswer { .. }) => {
+                self.wait_after(1, path, error).await?;
+                resolve().await
+            }
+            other => other,
+        }
     }
 
     /// Waits before the next try, or gives the error back if there is to be none.
     async fn wait_after(&self, failed: u32, path: &str, error: Error) -> Result<()> {
-        let policy = RetryPolicy { max_tries: RANGE_TRIES, ..self.hub.config().retry };
-        let Some(wait) = policy.wait_after(failed, &error, random_unit()) else { return Err(error) };
+        if !is_worth_another_try(&error) {
+            return Err(error);
+        }
+        let max_tries = if error.is_transient() { RANGE_TRIES } else { BAD_ANSWER_TRIES };
+        let policy = RetryPolicy { max_tries, ..self.hub.config().retry };
+        let Some(wait) = policy.wait_by_count(failed, &error, random_unit()) else { return Err(error) };
         tracing::debug!(path, failed, wait_ms = wait.as_millis() as u64, reason = %error, "trying again");
         self.reporter.retry(Some(path), failed, &error, wait);
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+fn is_worth_another_try(error: &Error) -> bool {
+    error.is_transient() || matches!(error, Error::BadAnswer { .. })
 }
 
 /// Whether a server says with this that fewer connections would be welcome.

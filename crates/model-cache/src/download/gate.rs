@@ -39,6 +39,8 @@ pub(crate) struct Gate {
     refused: AtomicBool,
     /// The shortest time to the first byte of an answer, in microseconds.
     first_byte_us: AtomicU64,
+    /// The shortest time a block took, in microseconds.
+    block_us: AtomicU64,
 }
 
 struct Places {
@@ -69,6 +71,7 @@ impl Gate {
             arrived_bytes: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             first_byte_us: AtomicU64::new(u64::MAX),
+            block_us: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -99,6 +102,16 @@ impl Gate {
             u64::MAX => Duration::ZERO,
             us => Duration::from_micros(us),
         }
+    }
+
+    /// A block arrived in so much time.
+    pub(crate) fn block_took(&self, time: Duration) {
+        self.block_us.fetch_min(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// The shortest time a block took, if one has come.
+    pub(crate) fn quickest_block(&self) -> Option<Duration> {
+        Some(self.block_us.load(Ordering::Relaxed)).filter(|us| *us != u64::MAX).map(Duration::from_micros)
     }
 
     /// The server said that it is asked too much.

@@ -1,6 +1,7 @@
 //! Which blocks of a file to fetch next, and how many at once: values and arithmetic, no I/O.
 
-use std::{ops::Range, time::Duration};
+use crate::record::BLOCK_BYTES;
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
@@ -10,6 +11,15 @@ enum Block {
     /// Its bytes arrive at one connection.
     Arriving,
     Landed,
+}
+
+/// What is written of a block whose connection broke: another one goes on there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Begun {
+    /// Bytes from the block's start.
+    pub(crate) bytes: u64,
+    /// CRC32C of them.
+    pub(crate) crc: u32,
 }
 
 /// The blocks of one file.
@@ -22,13 +32,19 @@ pub(crate) struct Plan {
     first_missing: usize,
     /// Connections that have not left. Counted here, so that who leaves and what is left to do are known in one look.
     connections: usize,
+    /// Of blocks that have not landed and that no connection writes from the start.
+    begun: BTreeMap<u64, Begun>,
+    landed: u64,
+    most_here: u64,
 }
 
 impl Plan {
     /// The plan of a file for at most `connections`, fewer where there is less to do.
     pub(crate) fn new(landed: &[bool], connections: usize) -> Self {
         let blocks = landed.iter().map(|landed| if *landed { Block::Landed } else { Block::Missing }).collect();
-        let mut plan = Self { blocks, prefix: 0, first_missing: 0, connections: 0 };
+        let landed = landed.iter().filter(|landed| **landed).count() as u64;
+        let (begun, most_here) = (BTreeMap::new(), landed * BLOCK_BYTES);
+        let mut plan = Self { blocks, prefix: 0, first_missing: 0, connections: 0, begun, landed, most_here };
         plan.connections = connections.min(plan.missing_blocks());
         plan.advance();
         plan
@@ -85,13 +101,49 @@ impl Plan {
 
     pub(crate) fn land(&mut self, block: u64) {
         self.blocks[block as usize] = Block::Landed;
+        self.landed += 1;
+        self.begun.remove(&block);
+        self.count();
         self.advance();
     }
 
-    /// Lets one connection, at which `block` arrives, write it; false if another does or did.
+    /// Lets one connection, at which `block` arrives from its start, write it; none if another does or did. Gives the bytes that were
+    /// begun and are now written anew.
     ///
     /// No block is written by two at once: what the later one writes is not what the digest is made of.
-    pub(crate) fn claim(&mut self, block: u64) -> bool {
+    pub(crate) fn claim(&mut self, block: u64) -> Option<u64> {
+        self.arrive(block).then(|| self.begun.remove(&block).map_or(0, |begun| begun.bytes))
+    }
+
+    /// Lets one connection write the rest of a begun block; false if another does or did, or began it anew meanwhile.
+    pub(crate) fn claim_rest(&mut self, block: u64, begun: Begun) -> bool {
+        self.begun(block) == Some(begun) && self.arrive(block)
+    }
+
+    /// What was begun of a block.
+    pub(crate) fn begun(&self, block: u64) -> Option<Begun> {
+        self.begun.get(&block).copied()
+    }
+
+    /// Gives back a claimed block of which so much is written, unless it has landed; whether it did.
+    pub(crate) fn unclaim(&mut self, block: u64, begun: Option<Begun>) -> bool {
+        let broken = self.blocks[block as usize] == Block::Arriving;
+        if broken {
+            self.blocks[block as usize] = Block::Missing;
+            self.first_missing = self.first_missing.min(block as usize);
+            self.begun.remove(&block);
+            self.begun.extend(begun.filter(|begun| begun.bytes > 0).map(|begun| (block, begun)));
+            self.count();
+        }
+        broken
+    }
+
+    /// The most bytes that were ever here, begun blocks' included. It never falls, so who waits for it to rise waits for progress.
+    pub(crate) fn most_here(&self) -> u64 {
+        self.most_here
+    }
+
+    fn arrive(&mut self, block: u64) -> bool {
         let free = matches!(self.blocks[block as usize], Block::Missing | Block::Taken);
         if free {
             self.blocks[block as usize] = Block::Arriving;
@@ -99,21 +151,16 @@ impl Plan {
         free
     }
 
-    /// Gives back a claimed block, unless it has landed; whether it did.
-    pub(crate) fn unclaim(&mut self, block: u64) -> bool {
-        let broken = self.blocks[block as usize] == Block::Arriving;
-        if broken {
-            self.blocks[block as usize] = Block::Missing;
-            self.first_missing = self.first_missing.min(block as usize);
-        }
-        broken
+    fn count(&mut self) {
+        let begun: u64 = self.begun.values().map(|begun| begun.bytes).sum();
+        self.most_here = self.most_here.max(self.landed * BLOCK_BYTES + begun);
     }
 
     pub(crate) fn is_complete(&self) -> bool {
         self.prefix == self.blocks.len()
     }
 
-    pub(crate) fn missing_blocks(&self) -> usize {
+    fn missing_blocks(&self) -> usize {
         self.blocks.iter().filter(|block| **block != Block::Landed).count()
     }
 
@@ -168,6 +215,24 @@ mod tests {
     }
 
     #[test]
+    fn a_block_begun_anew_is_no_progress_until_there_is_more_of_it_and_goes_on_only_where_it_stands() {
+        let begun = |bytes| Begun { bytes, crc: bytes as u32 };
+        let mut plan = Plan::new(&[true, false], 1);
+        assert_eq!(plan.claim(1), Some(0));
+        assert!(plan.unclaim(1, Some(begun(100))));
+        assert_eq!(plan.most_here(), BLOCK_BYTES + 100);
+        // Another connection begins it anew and breaks sooner.
+        assert_eq!(plan.claim(1), Some(100));
+        assert!(plan.unclaim(1, Some(begun(60))));
+        assert_eq!(plan.most_here(), BLOCK_BYTES + 100);
+        assert!(!plan.claim_rest(1, begun(100)));
+        assert!(plan.claim_rest(1, begun(60)) && !plan.claim_rest(1, begun(60)));
+        plan.land(1);
+        assert_eq!((plan.begun(1), plan.most_here()), (None, 2 * BLOCK_BYTES));
+        assert!(!plan.unclaim(1, Some(begun(70))));
+    }
+
+    #[test]
     fn towards_the_end_each_connection_takes_its_share() {
         let mut plan = Plan::new(&[false; 20], 4);
         let taken: Vec<u64> = std::iter::from_fn(|| plan.take_or_leave(8, 4)).map(|range| range.end - range.start).collect();
@@ -211,14 +276,19 @@ mod tests {
                     Op::Finish(which, count) => if !flying.is_empty() {
                         let range = flying.swap_remove(which.index(flying.len()));
                         for block in range.clone().take(count) {
-                            prop_assert!(plan.claim(block));
-                            prop_assert!(!plan.claim(block));
+                            prop_assert!(plan.claim(block).is_some());
+                            prop_assert!(plan.claim(block).is_none());
                             plan.land(block);
                             model[block as usize] = true;
                         }
                         if let Some(broken) = range.clone().nth(count) {
-                            prop_assert!(plan.claim(broken));
-                            prop_assert!(plan.unclaim(broken));
+                            let begun = Begun { bytes: 1 + count as u64, crc: 7 };
+                            let before = plan.begun(broken);
+                            prop_assert!(before.is_none_or(|before| plan.claim_rest(broken, before)) && before.is_some() || plan.claim(broken).is_some());
+                            let most = plan.most_here();
+                            prop_assert!(plan.unclaim(broken, Some(begun)));
+                            prop_assert_eq!(plan.begun(broken), Some(begun));
+                            prop_assert!(plan.most_here() >= most);
                         }
                         plan.give_back(range);
                     },

@@ -1,6 +1,7 @@
 //! From network pieces to landed blocks: a [`BlockWriter`] a connection gathers bytes, and one [`FileWriter`] a file writes,
 //! checksums and journals them.
 
+use super::plan::Begun;
 use crate::{
     digest::{Digest, Hasher},
     error::{Error, Result},
@@ -168,7 +169,7 @@ pub(crate) struct BlockWriter<'a> {
 }
 
 impl<'a> BlockWriter<'a> {
-    /// A writer whose first byte goes to `at`, the start of a block.
+    /// A writer whose first byte goes to `at`, the start of a block; or elsewhere in one, and then [`go_on`](Self::go_on) comes first.
     pub(crate) fn new(
         pieces: &'a Pieces,
         buffers: &'a Buffers,
@@ -177,7 +178,6 @@ impl<'a> BlockWriter<'a> {
         path: &'a str,
         at: u64,
     ) -> Self {
-        debug_assert_eq!(at % BLOCK_BYTES, 0);
         Self { pieces, buffers, size_bytes, reporter, path, at, buffer: None, crc: 0, unlanded_bytes: 0, flying: None }
     }
 
@@ -186,10 +186,28 @@ impl<'a> BlockWriter<'a> {
         self.at
     }
 
-    /// Goes on at `at`, the start of a block, having written whole blocks so far.
+    /// Goes on at `at`, the end of a block, having written whole blocks so far.
     pub(crate) fn skip_to(&mut self, at: u64) {
-        debug_assert!(self.buffer.is_none() && at.is_multiple_of(BLOCK_BYTES));
+        debug_assert!(self.buffer.is_none() && (at.is_multiple_of(BLOCK_BYTES) || at == self.size_bytes));
         self.at = at;
+    }
+
+    /// Goes on in a block where it was left.
+    pub(crate) fn go_on(&mut self, begun: Begun) {
+        debug_assert_eq!(self.at % BLOCK_BYTES, begun.bytes);
+        self.crc = begun.crc;
+        self.unlanded_bytes = begun.bytes;
+    }
+
+    /// Writes what was gathered, and leaves the block it belongs to for another writer to go on with.
+    pub(crate) async fn leave(&mut self, landed: &mut impl FnMut(u64)) -> Result<Begun> {
+        if let Some(buffer) = self.buffer.take() {
+            self.flush(buffer, false, landed).await?;
+        }
+        self.settle(landed).await?;
+        let begun = Begun { bytes: self.at % BLOCK_BYTES, crc: self.crc };
+        self.unlanded_bytes = 0;
+        Ok(begun)
     }
 
     /// Takes the next bytes, which lie in one block. Calls `landed` for each block that has landed since the last call.
@@ -214,11 +232,6 @@ impl<'a> BlockWriter<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Waits for the last write.
-    pub(crate) async fn finish(&mut self, landed: &mut impl FnMut(u64)) -> Result<()> {
-        self.settle(landed).await
     }
 
     async fn flush(&mut self, buffer: Buffer, ends_block: bool, landed: &mut impl FnMut(u64)) -> Result<()> {
@@ -308,7 +321,7 @@ mod tests {
                             writer.push(part, &mut landed).await?;
                             tokio::task::yield_now().await;
                         }
-                        writer.finish(&mut landed).await?;
+                        writer.leave(&mut landed).await?;
                     }
                     Ok::<_, Error>(landed_blocks)
                 }

@@ -2,7 +2,7 @@
 
 use super::{
     auth::is_endpoint,
-    client::{Answer, HubClient, bad_answer},
+    client::{Answer, HubClient, bad_answer, page_answer, page_in_place},
     retry::{Observer, retry},
     status::Subject,
     tree::{Listing, TreeFile},
@@ -115,7 +115,13 @@ impl HubClient {
     /// A GET of a JSON endpoint that succeeded.
     async fn ask(&self, url: Url, subject: &Subject) -> Result<Answer> {
         let answer = self.get(url, true, None, self.config().metadata_timeout).await?;
-        if answer.status() == 200 { Ok(answer) } else { Err(self.refused(answer, subject).await) }
+        match answer.status() {
+            200 => match page_in_place(answer.response.headers()) {
+                Some(kind @ "text/html") => Err(page_answer(&answer.url, kind)),
+                _ => Ok(answer),
+            },
+            _ => Err(self.refused(answer, subject).await),
+        }
     }
 
     /// The address of the page after this one.

@@ -12,16 +12,18 @@ use crate::{
     limit::RateLimit,
     name::printable,
 };
+use bytes::Bytes;
 use reqwest::{
     Method, Response,
-    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, LOCATION, RANGE},
+    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE},
 };
 use std::{
     collections::HashSet,
     future::Future,
+    io,
     ops::Range,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::Semaphore;
 use url::Url;
@@ -40,6 +42,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SPARE_CONNECTION: Duration = Duration::from_secs(2);
 /// The longest an answer that describes files may take in all, so that no server can drip one byte before each timeout.
 const MAX_BODY_TIME: Duration = Duration::from_secs(300);
+/// The fewest bytes a body must bring in [`PACE_TIMEOUTS`] times its timeout: one that drips a byte before each timeout has no end.
+const LEAST_BYTES: u64 = 4 << 10;
+/// See [`LEAST_BYTES`]: with the default timeouts of 10 s, a minute.
+const PACE_TIMEOUTS: u32 = 6;
 /// Warnings remembered as already logged; more are not logged at all.
 const MAX_WARNINGS: usize = 100;
 
@@ -115,7 +121,8 @@ impl HubClient {
     }
 
     /// Sends one GET and follows redirects, at most 20. The token goes along while every address on the way may see it; once
-    /// taken off it stays off.
+    /// taken off it stays off. A description, which has no range, is not followed from https to http: nothing else would show that
+    /// somebody on the way changed it, whereas bytes have a digest.
     pub(super) async fn get(
         &self,
         url: Url,
@@ -128,6 +135,9 @@ impl HubClient {
             let response = self.send(Method::GET, &hop, with_token, range, timeout).await?;
             match redirect_target(&hop, &response)? {
                 None => return Ok(Answer { response, url: hop, with_token }),
+                Some(target) if range.is_none() && hop.scheme() == "https" && target.scheme() == "http" => {
+                    return Err(bad_answer(&hop, format!("it redirects from https to {}", shown(&target))));
+                }
                 Some(target) => {
                     drain(response).await;
                     with_token &= may_see_token(&self.config().endpoint, &target);
@@ -178,7 +188,8 @@ impl HubClient {
         }
         let reading = async {
             let mut body = Vec::new();
-            while let Some(chunk) = in_time(&url, self.config().metadata_timeout, "read from", response.chunk()).await? {
+            let mut pace = Pace::new(self.config().metadata_timeout);
+            while let Some(chunk) = pace.chunk(&url, &mut response).await? {
                 if (body.len() + chunk.len()) as u64 > limit {
                     return Err(too_long());
                 }
@@ -285,7 +296,54 @@ pub(super) async fn in_time<T>(
     match tokio::time::timeout(timeout, answer).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(network(action, url, error)),
-        Err(_) => Err(Error::Stalled { url: shown(url), after: timeout }),
+        Err(_) => Err(Error::Stalled { url: shown(url), after: timeout, bytes: 0 }),
+    }
+}
+
+/// Watches that a body comes at all: some byte within each timeout, and 4 KiB within six of them.
+pub(super) struct Pace {
+    timeout: Duration,
+    /// Time waited for bytes, and what it brought, since the last look.
+    waited: Duration,
+    bytes: u64,
+    /// Time waited in all.
+    total: Duration,
+}
+
+impl Pace {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { timeout, waited: Duration::ZERO, bytes: 0, total: Duration::ZERO }
+    }
+
+    /// Time waited so far.
+    pub(super) fn total(&self) -> Duration {
+        self.total
+    }
+
+    /// The next bytes of the body, at its end none.
+    ///
+    /// # Errors
+    /// [`Error::Stalled`] for none or too few in time; [`Error::Network`] if the connection fails.
+    pub(super) async fn chunk(&mut self, url: &Url, response: &mut Response) -> Result<Option<Bytes>> {
+        let asked = Instant::now();
+        let chunk = in_time(url, self.timeout, "read from", response.chunk()).await?;
+        if let Some(chunk) = &chunk {
+            let noted = self.note(asked.elapsed(), chunk.len() as u64);
+            noted.map_err(|(after, bytes)| Error::Stalled { url: shown(url), after, bytes })?;
+        }
+        Ok(chunk)
+    }
+
+    /// Takes down a wait and what it brought; the whole of both, if that is too little.
+    fn note(&mut self, waited: Duration, bytes: u64) -> std::result::Result<(), (Duration, u64)> {
+        self.waited += waited;
+        self.total += waited;
+        self.bytes += bytes;
+        if self.waited < self.timeout.saturating_mul(PACE_TIMEOUTS) {
+            return Ok(());
+        }
+        let seen = (std::mem::take(&mut self.waited), std::mem::take(&mut self.bytes));
+        if seen.1 < LEAST_BYTES { Err(seen) } else { Ok(()) }
     }
 }
 
@@ -332,5 +390,60 @@ pub(super) fn bad_answer(url: &Url, reason: impl Into<String>) -> Error {
 
 fn network(action: &'static str, url: &Url, error: reqwest::Error) -> Error {
     // The client's own text would show the whole URL, with the query.
-    Error::Network { action, url: shown(url), source: error.without_url().into() }
+    let error = error.without_url();
+    match certificate_fault(&error) {
+        Some(fault) => Error::Certificate { url: shown(url), source: fault.into() },
+        None => Error::Network { action, url: shown(url), source: error.into() },
+    }
+}
+
+/// What is wrong with the server's certificate, if that is at the root of an error: no further try will mend it.
+fn certificate_fault(error: &(dyn std::error::Error + 'static)) -> Option<rustls::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // An I/O error's source is that of the error it wraps, which itself must be asked for.
+        let mut found = error;
+        while let Some(wrapped) = found.downcast_ref::<io::Error>().and_then(|error| error.get_ref()) {
+            found = wrapped;
+        }
+        if let Some(fault @ rustls::Error::InvalidCertificate(_)) = found.downcast_ref::<rustls::Error>() {
+            return Some(fault.clone());
+        }
+        cause = found.source();
+    }
+    None
+}
+
+/// The kind of a page for people, or of an error's JSON, that came in place of a file's bytes, by its headers.
+pub(super) fn page_in_place(headers: &HeaderMap) -> Option<&'static str> {
+    let kind = status::header(headers, CONTENT_TYPE.as_str())?.to_ascii_lowercase();
+    ["text/html", "application/json"].into_iter().find(|page| kind.starts_with(page))
+}
+
+pub(super) fn page_answer(url: &Url, kind: &str) -> Error {
+    bad_answer(url, format!("it is a page ({kind}), as a network's login page or a proxy sends one, and not what was asked for"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_to_bring_so_much_in_so_many_timeouts_and_then_begins_anew() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::new(second);
+        for _ in 0..10 {
+            for _ in 0..5 {
+                pace.note(second, 10).unwrap();
+            }
+            pace.note(second, LEAST_BYTES - 50).unwrap();
+        }
+        for _ in 0..5 {
+            pace.note(second, 10).unwrap();
+        }
+        assert_eq!(pace.note(second, LEAST_BYTES - 51), Err((6 * second, LEAST_BYTES - 1)));
+        pace.note(5 * second, 0).unwrap();
+        // Without a wait nothing is too slow.
+        (0..100_000).for_each(|_| pace.note(Duration::ZERO, 1).unwrap());
+    }
 }

@@ -4,7 +4,8 @@
 use super::{
     auth::may_see_token,
     client::{
-        Answer, HubClient, MAX_REDIRECTS, bad_answer, drain, in_time, redirect_target, refuse_compressed, too_many_redirects,
+        Answer, HubClient, MAX_REDIRECTS, Pace, bad_answer, drain, page_answer, page_in_place, redirect_target,
+        refuse_compressed, too_many_redirects,
     },
     retry::{Observer, retry},
     status::{Subject, header},
@@ -59,7 +60,7 @@ pub(crate) enum RangeOutcome {
 pub(crate) struct RangeBody {
     response: Response,
     url: Url,
-    timeout: Duration,
+    pace: Pace,
     range: Range<u64>,
     /// Where in the file the next chunk begins.
     at: u64,
@@ -168,6 +169,9 @@ impl HubClient {
             let place = self.places(false).acquire().await;
             let response = self.send(Method::GET, &url, true, Some(&range), self.config().metadata_timeout).await?;
             let status = response.status().as_u16();
+            if status == 416 {
+                return Err(no_such_bytes(&url, &range, file.size_bytes));
+            }
             let target = redirect_target(&url, &response)?;
             if target.is_none() && !matches!(status, 200 | 206) {
                 let subject = Subject { repo: repo.clone(), revision: commit.as_str().parse()?, path: Some(file.path.clone()) };
@@ -215,7 +219,9 @@ impl HubClient {
             206 => covered_by_part(&answer.url, headers, &range)
                 .and_then(|(covered, total)| location.same_size(total).map(|()| covered))?,
             200 => {
-                if let Some(length) = header(headers, CONTENT_LENGTH.as_str()).and_then(|length| digits(&length)) {
+                let length = header(headers, CONTENT_LENGTH.as_str()).and_then(|length| digits(&length));
+                refuse_page(&answer.url, headers, path, length == Some(*size_bytes))?;
+                if let Some(length) = length {
                     refuse_compressed(&answer.url, headers)?;
                     location.same_size(length)?;
                 }
@@ -225,7 +231,7 @@ impl HubClient {
                 if let Some(ContentRange::Unsatisfied { total }) = content_range(headers) {
                     location.same_size(total)?;
                 }
-                return Err(bad_answer(&answer.url, format!("it has no bytes {}..{} of {size_bytes}", range.start, range.end)));
+                return Err(no_such_bytes(&answer.url, &range, *size_bytes));
             }
             401 | 403 | 404 | 410 if abroad || (location.redirected && !headers.contains_key("x-error-code")) => {
                 return Ok(RangeOutcome::Expired(self.refused_abroad(answer).await));
@@ -241,7 +247,7 @@ impl HubClient {
         Ok(RangeOutcome::Body(RangeBody {
             response: answer.response,
             url: answer.url,
-            timeout: self.config().read_timeout,
+            pace: Pace::new(self.config().read_timeout),
             at: covered.start,
             range: covered,
             limit: self.limit(),
@@ -282,14 +288,24 @@ impl RangeBody {
         self.range.clone()
     }
 
+    /// Time waited for its bytes so far, the limit of the rate not counted.
+    pub(crate) fn waited(&self) -> Duration {
+        self.pace.total()
+    }
+
+    /// The error of having brought no more than this.
+    pub(crate) fn stalled(&self, after: Duration, bytes: u64) -> Error {
+        Error::Stalled { url: shown(&self.url), after, bytes }
+    }
+
     /// The next bytes; none once every byte of [`Self::range`] has come. Never gives more. Waits until the limit of the rate allows
     /// for them, which no timeout counts.
     ///
     /// # Errors
-    /// [`Error::Stalled`] after the read timeout; [`Error::Network`] if the body breaks off or ends too soon;
+    /// [`Error::Stalled`] after the read timeout, or six of them with less than 4 KiB; [`Error::Network`] if the body breaks off or ends too soon;
     /// [`Error::BadAnswer`] if it goes on too long.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        match in_time(&self.url, self.timeout, "read from", self.response.chunk()).await? {
+        match self.pace.chunk(&self.url, &mut self.response).await? {
             Some(chunk) if chunk.len() as u64 > self.range.end - self.at => {
                 Err(bad_answer(&self.url, format!("it sends more than bytes {}..{}", self.range.start, self.range.end)))
             }
@@ -323,6 +339,11 @@ impl Promise<'_> {
     /// Checks one answer. The headers of `X-Linked-*` speak of the file also in a redirect; `ETag` stands in for the one if it
     /// has the shape of the digest expected; a length is the file's only at the end of the way.
     fn check(&mut self, url: &Url, headers: &HeaderMap, redirects: bool) -> Result<()> {
+        let length = header(headers, CONTENT_LENGTH.as_str()).and_then(|length| digits(length.trim()));
+        let linked = headers.contains_key("x-linked-size") || headers.contains_key("x-repo-commit");
+        if !redirects && !linked {
+            refuse_page(url, headers, &self.file.path, length == Some(self.file.size_bytes))?;
+        }
         if let Some(commit) = header(headers, "x-repo-commit") {
             let commit: CommitId = commit.parse().map_err(|_| bad_answer(url, "its X-Repo-Commit is not a commit"))?;
             self.same("commit", self.commit.as_str(), commit.as_str())?;
@@ -345,7 +366,7 @@ impl Promise<'_> {
                 refuse_compressed(url, headers)?;
                 match content_range(headers) {
                     Some(ContentRange::Bytes { total, .. }) => total,
-                    _ => header(headers, CONTENT_LENGTH.as_str()).and_then(|length| digits(length.trim())),
+                    _ => length,
                 }
             }
         };
@@ -372,6 +393,23 @@ fn same_kind(one: &Digest, other: &Digest) -> bool {
 
 fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     header(headers, CONTENT_RANGE.as_str()).and_then(|header| parse_content_range(&header))
+}
+
+fn no_such_bytes(url: &Url, range: &Range<u64>, size_bytes: u64) -> Error {
+    bad_answer(url, format!("it has no bytes {}..{} of {size_bytes}", range.start, range.end))
+}
+
+/// # Errors
+/// [`Error::BadAnswer`] for a page where the bytes of `path` are due, unless the file itself is of that kind, or has its length.
+fn refuse_page(url: &Url, headers: &HeaderMap, path: &FilePath, has_its_length: bool) -> Result<()> {
+    let is_one = |kind: &str| match kind {
+        "text/html" => path.as_str().ends_with(".html") || path.as_str().ends_with(".htm"),
+        _ => path.as_str().ends_with(".json"),
+    };
+    match page_in_place(headers) {
+        Some(kind) if !has_its_length && !is_one(kind) => Err(page_answer(url, kind)),
+        _ => Ok(()),
+    }
 }
 
 /// The bytes a 206 brings, and the file's size by its own account: from the first byte asked for, perhaps not to the last.

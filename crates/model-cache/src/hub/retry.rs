@@ -30,18 +30,25 @@ impl Default for RetryPolicy {
 impl RetryPolicy {
     /// How long to wait after the `failed`th failure in a row (1 is the first); none if `error` is final.
     ///
-    /// A wait the server named is taken whole, up to 310 s; else `jitter`, which lies in `0.0..1.0`, picks from zero to the
-    /// doubled bound ("full jitter": <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
+    /// A wait the server named is taken whole, up to 310 s, by one in trouble at least; else `jitter`, which lies in `0.0..1.0`, picks
+    /// from zero to the doubled bound ("full jitter": <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
     pub(crate) fn wait_after(&self, failed: u32, error: &Error, jitter: f64) -> Option<Duration> {
-        if failed >= self.max_tries || !error.is_transient() {
+        if !error.is_transient() { None } else { self.wait_by_count(failed, error, jitter) }
+    }
+
+    /// As [`wait_after`](Self::wait_after), for an error the caller thinks worth another try.
+    pub(crate) fn wait_by_count(&self, failed: u32, error: &Error, jitter: f64) -> Option<Duration> {
+        if failed >= self.max_tries {
             return None;
         }
-        if let Error::RateLimited { retry_after: Some(wait), .. } = error {
-            return Some((*wait).min(MAX_SERVER_WAIT));
-        }
+        let asked = match error {
+            Error::RateLimited { retry_after: Some(wait), .. } => return Some((*wait).min(MAX_SERVER_WAIT)),
+            Error::HubStatus { retry_after: Some(wait), .. } => (*wait).min(MAX_SERVER_WAIT),
+            _ => Duration::ZERO,
+        };
         let doubled = 2u32.checked_pow(failed.saturating_sub(1)).and_then(|factor| self.first_wait.checked_mul(factor));
         let bound = doubled.map_or(self.max_wait, |wait| wait.min(self.max_wait));
-        Some(bound.mul_f64(jitter.clamp(0.0, 1.0)))
+        Some(bound.mul_f64(jitter.clamp(0.0, 1.0)).max(asked))
     }
 }
 
@@ -96,7 +103,7 @@ mod tests {
     };
 
     fn broken() -> Error {
-        Error::HubStatus { url: "http://h/".into(), status: 503, message: String::new(), request_id: None }
+        Error::HubStatus { url: "http://h/".into(), status: 503, message: String::new(), request_id: None, retry_after: None }
     }
 
     fn limited(seconds: u64) -> Error {
@@ -123,6 +130,16 @@ mod tests {
         assert_eq!(policy.wait_after(1, &Error::Cancelled, 1.0), None);
         assert_eq!(policy.wait_after(1, &limited(56), 0.0), Some(Duration::from_secs(56)));
         assert_eq!(policy.wait_after(1, &limited(86_400), 0.0), Some(MAX_SERVER_WAIT));
+        let busy = |seconds| Error::HubStatus {
+            url: "http://h/".into(),
+            status: 503,
+            message: String::new(),
+            request_id: None,
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        assert_eq!(policy.wait_after(1, &busy(56), 1.0), Some(Duration::from_secs(56)));
+        assert_eq!(policy.wait_after(1, &busy(86_400), 1.0), Some(MAX_SERVER_WAIT));
+        assert_eq!(policy.wait_after(2, &busy(0), 1.0), Some(Duration::from_secs(1)), "a server in trouble is not hammered");
         let silent = Error::RateLimited { endpoint: "http://h".into(), retry_after: None };
         assert_eq!(policy.wait_after(1, &silent, 1.0), Some(Duration::from_millis(500)));
     }

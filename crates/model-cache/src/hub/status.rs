@@ -1,6 +1,6 @@
 //! An answer that is no success, as an [`Error`]: the Hub's own error code first, then the status.
 
-use super::wire::{digits, exhausted_for, shown};
+use super::wire::{digits, exhausted_for, seconds_until, shown};
 use crate::{
     error::Error,
     name::{FilePath, RepoId, Revision, printable},
@@ -74,6 +74,7 @@ fn hub_status(refusal: &Refusal<'_>, message: &str) -> Error {
         status: refusal.status,
         message: printable(message),
         request_id: header(refusal.headers, "x-request-id").map(|id| printable(&id)),
+        retry_after: asked_wait(refusal.headers),
     }
 }
 
@@ -82,10 +83,15 @@ pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-/// How long a 429 asks to wait: until the exhausted window resets, and a second; else what `Retry-After` says, in seconds.
+/// How long a refusal asks to wait: until the exhausted window resets, and a second; else what `Retry-After` says, in seconds or
+/// as a date. A date that is past asks for nothing: its server's clock is another than ours.
 fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
     let until_reset = header(headers, "ratelimit").and_then(|limit| exhausted_for(&limit)).map(|t| t.saturating_add(1));
-    until_reset.or_else(|| digits(header(headers, "retry-after")?.trim())).map(Duration::from_secs)
+    let asked = || {
+        let text = header(headers, "retry-after")?;
+        digits(text.trim()).or_else(|| seconds_until(&text, chrono::Utc::now()))
+    };
+    until_reset.or_else(asked).map(Duration::from_secs)
 }
 
 /// Whether a 401's message blames the token and not the repo.
@@ -183,9 +189,20 @@ mod tests {
         };
         assert_eq!(waits(&[("RateLimit", r#""api";r=0;t=55"#), ("Retry-After", "3")]), Some(56));
         assert_eq!(waits(&[("RateLimit", r#""api";r=9;t=55"#), ("Retry-After", "3")]), Some(3));
-        assert_eq!(waits(&[("Retry-After", "Wed, 21 Oct 2026 07:28:00 GMT")]), None);
+        assert_eq!(waits(&[("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT")]), None);
+        let in_an_hour = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        assert!((3500..=3600).contains(&waits(&[("Retry-After", &in_an_hour)]).unwrap()));
         assert_eq!(waits(&[("RateLimit", r#""api";r=0;t=18446744073709551615"#)]), Some(u64::MAX));
         assert_eq!(waits(&[]), None);
+    }
+
+    #[test]
+    fn a_server_in_trouble_may_say_how_long_too() {
+        let wait = |headers: &[(&str, &str)]| match explained(503, headers, "", None, None) {
+            Error::HubStatus { retry_after, .. } => retry_after.map(|wait| wait.as_secs()),
+            other => panic!("{other}"),
+        };
+        assert_eq!((wait(&[("Retry-After", "7")]), wait(&[])), (Some(7), None));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The protocol's small grammars as functions of values: headers read, URLs written. Nothing here touches the network.
 
 use crate::name::{CommitId, FilePath, RepoId, Revision, printable};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::ops::Range;
 use url::Url;
@@ -100,6 +101,14 @@ pub(super) fn digits(text: &str) -> Option<u64> {
     text.parse().ok()
 }
 
+/// Whole seconds from `now` to an HTTP date; none if it is past or no date. [RFC 9110, 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)
+pub(super) fn seconds_until(date: &str, now: DateTime<Utc>) -> Option<u64> {
+    // The form in use, and the two a recipient must still read.
+    let forms = ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+    let date = forms.iter().find_map(|form| NaiveDateTime::parse_from_str(date.trim(), form).ok())?.and_utc();
+    u64::try_from((date - now).num_seconds()).ok().filter(|seconds| *seconds > 0)
+}
+
 /// An entity tag without its `W/` and quotes.
 pub(super) fn unquote_etag(etag: &str) -> &str {
     let etag = etag.trim();
@@ -197,6 +206,19 @@ mod tests {
     }
 
     #[test]
+    fn an_http_date_is_so_many_seconds_away() {
+        let now = "2026-11-30T12:00:00Z".parse().unwrap();
+        for date in ["Mon, 30 Nov 2026 12:01:30 GMT", "Monday, 30-Nov-26 12:01:30 GMT", "Mon Nov 30 12:01:30 2026"] {
+            assert_eq!(seconds_until(date, now), Some(90), "{date}");
+        }
+        for date in
+            ["Mon, 30 Nov 2026 12:00:00 GMT", "Mon, 30 Nov 2026 11:00:00 GMT", "soon", "", "Mon, 99 Nov 2026 12:00:00 GMT"]
+        {
+            assert_eq!(seconds_until(date, now), None, "{date}");
+        }
+    }
+
+    #[test]
     fn content_ranges_are_read_and_the_malformed_refused() {
         let bytes = |range, total| Some(ContentRange::Bytes { range, total });
         assert_eq!(parse_content_range("bytes 0-0/1"), bytes(0..1, Some(1)));
@@ -291,7 +313,7 @@ mod tests {
         #[test]
         fn no_header_makes_a_parser_panic(header in "\\PC{0,60}", shaped in "[ <>;,=\"\\\\rtnextbys0-9/*-]{0,60}") {
             for text in [header, shaped] {
-                let _ = (parse_content_range(&text), next_link(&text), exhausted_for(&text), unquote_etag(&text));
+                let _ = (parse_content_range(&text), next_link(&text), exhausted_for(&text), unquote_etag(&text), seconds_until(&text, Utc::now()));
             }
         }
     }
