@@ -7,13 +7,14 @@
 # make bench-readme      the README's figures, anew from the newest record
 # make figures-loaders   the figures of docs/loaders.md: Python, ONNX Runtime, candle (minutes, and 5 GiB)
 # make loaders    llama.cpp from the store, beside the same file by path (the first time ten minutes, to build it)
+# make fuzz       hostile input at random, TARGET=gguf of fuzz/ for SECONDS=600; without a target each in turn (fuzz/README.md)
 # make wheel      the Python module, into target/wheels
 # make setup      only what the others need from Debian and PyPI
 # make clean      remove what was built
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check bench bench-smoke bench-list bench-readme figures-loaders loaders wheel setup clean
+.PHONY: demo test check bench bench-smoke bench-list bench-readme figures-loaders loaders fuzz wheel setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -39,6 +40,9 @@ bench-readme: setup
 
 loaders: setup
 	@scripts/with scripts/loaders
+
+fuzz: setup
+	@scripts/with scripts/fuzz $(or $(TARGET),all) $(or $(SECONDS),600)
 
 wheel: setup
 	@scripts/with scripts/wheel

@@ -24,6 +24,9 @@ mod disk;
 mod error;
 mod extent;
 mod fail;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod lease;
 mod mapping;
 mod mdbx;
