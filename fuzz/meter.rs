@@ -59,7 +59,7 @@ static COUNTING: Counting = Counting;
 ///
 /// # Panics
 /// Where something does not hold of the input, or the target took more memory than one of so many bytes may.
-pub fn run(name: &str, input: &[u8]) {
+pub(crate) fn run(name: &str, input: &[u8]) {
     let Target { body, peak_bytes, .. } = TARGETS.iter().find(|target| target.name == name).expect("a target of that name");
     TAKEN.with(|taken| taken.set((0, 0)));
     body(input);

@@ -9,7 +9,7 @@ use std::{borrow::Cow, fmt};
 
 /// A value in whatever shape it comes, so that a change there breaks nothing.
 ///
-/// Lists are passed over, and of objects all but two fields: kept, as `serde_json::Value` keeps them, they would take up to 50 times the
+/// Lists are passed over, and of objects all but two fields: kept, as `serde_json::Value` keeps them, they would take dozens of times the
 /// bytes a server sends.
 #[derive(Debug, Default, PartialEq)]
 pub(super) enum Field<'a> {
