@@ -13,8 +13,8 @@ use std::{
     path::PathBuf,
 };
 
-/// Mutations of each target: some seconds for all of them.
-const MUTATIONS: u64 = 3000;
+/// Mutations of each target: a few seconds of CPU for all of them.
+const MUTATIONS: u64 = 10_000;
 /// What inputs grow to at most, here and in fuzz/corpus.
 const MAX_BYTES: usize = 8192;
 

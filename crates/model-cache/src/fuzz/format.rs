@@ -144,7 +144,10 @@ pub fn safetensors(file: &[u8]) {
     for tensor in index.tensors() {
         let found = again.tensor(tensor.name()).expect("every name is written");
         assert_eq!((found.dtype(), found.shape()), (tensor.dtype(), tensor.shape()));
-        assert_eq!((found.range().start - moved, found.range().end - moved), (tensor.range().start - data, tensor.range().end - data));
+        assert_eq!(
+            (found.range().start - moved, found.range().end - moved),
+            (tensor.range().start - data, tensor.range().end - data)
+        );
     }
     for (key, value) in index.metadata() {
         assert_eq!((index.value(key), again.value(key)), (Some(value), Some(value)));
@@ -169,8 +172,10 @@ pub fn onnx(bytes: &[u8]) {
     // Every second, then every one.
     for step in [2, 1] {
         let is_moved = |index: usize| index.is_multiple_of(step);
-        let away = |index: usize| Change::External { location: "mdbx.dat", offset: index as u64, length: u64::MAX - index as u64 };
-        let changes: Vec<_> = (0..graph.tensors().len()).filter(|index| is_moved(*index)).map(|index| (index, away(index))).collect();
+        let away =
+            |index: usize| Change::External { location: "mdbx.dat", offset: index as u64, length: u64::MAX - index as u64 };
+        let changes: Vec<_> =
+            (0..graph.tensors().len()).filter(|index| is_moved(*index)).map(|index| (index, away(index))).collect();
         let moved = graph.rewrite(bytes, &changes).expect("places are short");
         let again = match Graph::scan(&moved) {
             Ok(again) => again,

@@ -135,8 +135,8 @@ pub(super) fn next_page(endpoint: &Url, url: &Url, headers: &HeaderMap) -> Resul
 
 /// Reads a model info; the reason, if it can't be used.
 pub(super) fn parse_info(body: &[u8], revision: &Revision) -> Result<ModelInfo, String> {
-    let info: Info<'_> = serde_json::from_slice(body)
-        .map_err(|error| format!("it is not a model's JSON ({})", printable(&error.to_string())))?;
+    let info: Info<'_> =
+        serde_json::from_slice(body).map_err(|error| format!("it is not a model's JSON ({})", printable(&error.to_string())))?;
     let Some(sha) = info.sha.as_str() else {
         return Err("it names no commit".to_owned());
     };

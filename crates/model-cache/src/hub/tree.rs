@@ -140,8 +140,9 @@ fn file(entry: &Entry<'_>) -> Result<TreeFile, String> {
         return Err("it lists a file without a path".to_owned());
     };
     let path: FilePath = path.parse().map_err(|error: Error| error.to_string())?;
-    let refuse =
-        |what: &str, field: &Field<'_>| Err(format!("it lists {:?} with {what} {}", path.as_str(), printable(&field.to_string())));
+    let refuse = |what: &str, field: &Field<'_>| {
+        Err(format!("it lists {:?} with {what} {}", path.as_str(), printable(&field.to_string())))
+    };
     let Some(size_bytes) = entry.size.as_u64().filter(|size| *size <= MAX_FILE_BYTES) else {
         return refuse("the size", &entry.size);
     };
