@@ -8,6 +8,7 @@
 # make figures-loaders   the figures of docs/loaders.md: Python, ONNX Runtime, candle (minutes, and 5 GiB)
 # make torture    kills by the thousand against a store, and what must hold after each; ten seconds, or ARGS="--kills 2000", ARGS=--help
 # make loaders    llama.cpp from the store, beside the same file by path (the first time ten minutes, to build it)
+# make fuzz       hostile input at random, TARGET=gguf of fuzz/ for SECONDS=600; without a target each in turn (fuzz/README.md)
 # make wheel      the Python module, into target/wheels
 # make mutants    takes the code behind each rule of the design out, and sees its test fail (half an hour; ONLY="2 5" for some)
 # make setup      only what the others need from Debian and PyPI
@@ -15,7 +16,7 @@
 #
 # A fresh machine needs rustc with cargo, gcc, make and python3; scripts/setup gets the rest.
 
-.PHONY: demo test check torture mutants bench bench-smoke bench-list bench-readme figures-loaders loaders wheel setup clean
+.PHONY: demo test check torture mutants fuzz bench bench-smoke bench-list bench-readme figures-loaders loaders wheel setup clean
 .NOTPARALLEL:
 
 demo: setup
@@ -47,6 +48,9 @@ mutants: setup
 
 loaders: setup
 	@scripts/with scripts/loaders
+
+fuzz: setup
+	@scripts/with scripts/fuzz $(or $(TARGET),all) $(or $(SECONDS),600)
 
 wheel: setup
 	@scripts/with scripts/wheel

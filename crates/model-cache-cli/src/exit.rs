@@ -192,7 +192,7 @@ impl Failure {
         self.code
     }
 
-    fn text(&self, verbose: bool, paint: Paint) -> String {
+    pub(crate) fn text(&self, verbose: bool, paint: Paint) -> String {
         let clean = render::clean;
         let mut text = match self.code {
             // Who interrupts knows that it is no error.

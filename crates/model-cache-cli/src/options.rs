@@ -15,7 +15,7 @@ pub(crate) fn remember(global: &Global) {
     let _ = GIVEN.set(given(global));
 }
 
-fn given(global: &Global) -> String {
+pub(crate) fn given(global: &Global) -> String {
     let store = global.store.as_ref().map(|store| store.to_string_lossy().into_owned());
     let options = [("--store", store), ("--endpoint", global.endpoint.clone())];
     let words =
@@ -28,7 +28,7 @@ pub(crate) fn into_hint(hint: &str) -> String {
     insert(hint, GIVEN.get().map_or("", String::as_str))
 }
 
-fn insert(hint: &str, options: &str) -> String {
+pub(crate) fn insert(hint: &str, options: &str) -> String {
     const PROGRAM: &str = "model-cache";
     /// What a command may stand behind, in our hints.
     const BEFORE: [&str; 6] = ["", "&& ", ", ", "; ", ": ", " or "];

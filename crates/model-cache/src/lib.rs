@@ -12,6 +12,9 @@ mod error;
 mod export;
 mod file;
 pub mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod gather;
 mod hub;
 mod import;

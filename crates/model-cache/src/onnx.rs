@@ -335,7 +335,7 @@ impl ModelCache {
 }
 
 /// The file a graph at `graph` calls `location`: in the graph's folder or below.
-fn beside(graph: &FilePath, location: &str) -> std::result::Result<FilePath, &'static str> {
+pub(crate) fn beside(graph: &FilePath, location: &str) -> std::result::Result<FilePath, &'static str> {
     if location.starts_with('/') {
         return Err("an absolute path");
     }

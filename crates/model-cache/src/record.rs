@@ -103,14 +103,19 @@ impl Layout {
         Self { size_bytes, chunk_bytes: CHUNK_BYTES }
     }
 
-    /// A derived value's: one chunk, however large.
+    /// A derived value's: one chunk, however large; of an empty one, which only a damaged row tells of, too.
     pub(crate) const fn in_one(size_bytes: u64) -> Self {
-        Self { size_bytes, chunk_bytes: size_bytes.next_multiple_of(BLOCK_BYTES) }
+        let chunk_bytes = match size_bytes.checked_next_multiple_of(BLOCK_BYTES) {
+            Some(0) => BLOCK_BYTES,
+            Some(bytes) => bytes,
+            None => u64::MAX / BLOCK_BYTES * BLOCK_BYTES,
+        };
+        Self { size_bytes, chunk_bytes }
     }
 
     /// How many chunks there are; an inline file counts as one.
     pub(crate) fn chunks(&self) -> u32 {
-        self.size_bytes.div_ceil(self.chunk_bytes).max(1) as u32
+        self.size_bytes.div_ceil(self.chunk_bytes).clamp(1, u32::MAX.into()) as u32
     }
 
     /// Bytes of chunk `index`.
@@ -126,7 +131,7 @@ impl Layout {
     /// The byte range of block `index`.
     pub(crate) fn block_range(&self, index: u64) -> Range<u64> {
         let start = index * BLOCK_BYTES;
-        start..(start + BLOCK_BYTES).min(self.size_bytes)
+        start..start.saturating_add(BLOCK_BYTES).min(self.size_bytes)
     }
 
     /// The first block of chunk `index`.
@@ -222,6 +227,15 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn no_size_a_damaged_row_may_tell_overflows(size in prop_oneof![any::<u64>(), Just(0), Just(u64::MAX)], in_one: bool) {
+            let layout = if in_one { Layout::in_one(size) } else { Layout::of_file(size) };
+            prop_assert!(layout.chunks() > 0 && layout.chunk_bytes(layout.chunks() - 1) <= size);
+            if let Some(last) = layout.blocks().checked_sub(1) {
+                prop_assert_eq!(layout.block_range(last).end, size);
+            }
+        }
+
         #[test]
         fn chunks_and_blocks_cover_a_file_without_gap_or_overlap(size in 1u64..3 * CHUNK_BYTES, in_one: bool) {
             let layout = if in_one { Layout::in_one(size) } else { Layout::of_file(size) };

@@ -24,7 +24,7 @@ use std::{
 
 /// Where the header lies in an extent's first page: behind libmdbx's 20 bytes, on a cache line of its own.
 const HEADER_OFFSET: u64 = 64;
-const HEADER_BYTES: usize = 64;
+pub(crate) const HEADER_BYTES: usize = 64;
 const JOURNAL_OFFSET: u64 = HEADER_OFFSET + HEADER_BYTES as u64;
 const JOURNAL_ENTRY_BYTES: u64 = 8;
 const MAX_BLOCKS: usize = ((HEADER_REGION_BYTES - JOURNAL_OFFSET) / JOURNAL_ENTRY_BYTES) as usize;
@@ -92,7 +92,7 @@ impl ExtentHeader {
         Ok(())
     }
 
-    fn encode(&self) -> [u8; HEADER_BYTES] {
+    pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
@@ -105,13 +105,30 @@ impl ExtentHeader {
         bytes
     }
 
-    fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
         let sound = bytes[0..8] == MAGIC && u32_at(8) == FORMAT && u32_at(36) == crc32c::crc32c(&bytes[..36]);
         let header = Self { owner: u64_at(16), index: u32_at(12), data_bytes: u64_at(24), block_bytes: u32_at(32) };
         (sound && header.check().is_ok()).then_some(header)
     }
+}
+
+/// The journal's entry of a block that has landed.
+pub(crate) fn landed(crc: u32) -> [u8; JOURNAL_ENTRY_BYTES as usize] {
+    let mut entry = [0; JOURNAL_ENTRY_BYTES as usize];
+    entry[..4].copy_from_slice(&crc.to_le_bytes());
+    entry[4..].copy_from_slice(&LANDED.to_le_bytes());
+    entry
+}
+
+/// What the entries of a journal say.
+pub(crate) fn decode_journal(bytes: &[u8]) -> Journal {
+    let entry = |bytes: &[u8]| {
+        let (crc, landed) = bytes.split_at(4);
+        (landed == LANDED.to_le_bytes()).then(|| u32::from_le_bytes(crc.try_into().expect("4 bytes")))
+    };
+    bytes.chunks_exact(JOURNAL_ENTRY_BYTES as usize).map(entry).collect()
 }
 
 /// An open description of the extents' data file.
@@ -172,10 +189,7 @@ impl DataFile {
             return Err(self.io("journal a block past the header region of", io::ErrorKind::InvalidInput.into()));
         }
         let at = JOURNAL_OFFSET + block as u64 * JOURNAL_ENTRY_BYTES;
-        let mut entry = [0; JOURNAL_ENTRY_BYTES as usize];
-        entry[..4].copy_from_slice(&crc.to_le_bytes());
-        entry[4..].copy_from_slice(&LANDED.to_le_bytes());
-        self.write(extent, extent.page_offset() + at, &entry)?;
+        self.write(extent, extent.page_offset() + at, &landed(crc))?;
         fail_point("fill.block_journaled");
         Ok(())
     }
@@ -213,11 +227,7 @@ impl DataFile {
         self.file
             .read_exact_at(&mut bytes, extent.page_offset() + JOURNAL_OFFSET)
             .map_err(|source| self.io("read a journal of", source))?;
-        let entry = |bytes: &[u8]| {
-            let (crc, landed) = bytes.split_at(4);
-            (landed == LANDED.to_le_bytes()).then(|| u32::from_le_bytes(crc.try_into().expect("4 bytes")))
-        };
-        Ok(bytes.chunks_exact(JOURNAL_ENTRY_BYTES as usize).map(entry).collect())
+        Ok(decode_journal(&bytes))
     }
 
     /// Copies the extent's data into `target` at `offset_bytes`, by the cheapest way the file systems offer, and says which.
@@ -363,7 +373,7 @@ impl DataFile {
 }
 
 /// What [`DataFile::punch`] takes away: whole pages of the extent, but for its page header.
-fn hole(extent: &Extent) -> Range<u64> {
+pub(crate) fn hole(extent: &Extent) -> Range<u64> {
     extent.page_offset() + KEPT_BYTES..extent.data_offset() + extent.data_bytes.next_multiple_of(PAGE_BYTES)
 }
 

@@ -55,7 +55,7 @@ pub enum Alignment {
 
 impl Alignment {
     /// What libmdbx is asked for: page header not counted.
-    const fn value_bytes(self, data_bytes: u64) -> u64 {
+    pub(crate) const fn value_bytes(self, data_bytes: u64) -> u64 {
         HEADER_REGION_BYTES - PAGE_HEADER_BYTES as u64 + data_bytes + self.slack_bytes(data_bytes)
     }
 
@@ -66,8 +66,9 @@ impl Alignment {
         }
     }
 
-    /// The extent that has a value of `value_bytes` from the page `first` on; `None` if there is no such extent.
-    fn extent(self, first: u32, value_bytes: u64) -> Option<Extent> {
+    /// The extent that has a value of `value_bytes` from the page `first` on; `None` if there is no such extent: moved to a boundary, data
+    /// in a value of a size that no reservation has would reach beyond it, into a neighbour.
+    pub(crate) fn extent(self, first: u32, value_bytes: u64) -> Option<Extent> {
         let bytes = value_bytes.checked_sub(HEADER_REGION_BYTES - PAGE_HEADER_BYTES as u64)?;
         let data_bytes = match bytes.checked_sub(SLACK_BYTES) {
             Some(data_bytes) if self.slack_bytes(data_bytes) > 0 => data_bytes,
@@ -79,7 +80,7 @@ impl Alignment {
             _ => unmoved.data_offset().next_multiple_of(LARGE_PAGE_BYTES) - unmoved.data_offset(),
         };
         let page = first.checked_add((moved_bytes / PAGE_BYTES) as u32)?;
-        (data_bytes > 0).then_some(Extent { page, ..unmoved })
+        (data_bytes > 0 && self.value_bytes(data_bytes) == value_bytes).then_some(Extent { page, ..unmoved })
     }
 }
 
@@ -123,7 +124,7 @@ impl Extent {
     fn from_placed(alignment: Alignment, key: &str, placed: &Placed) -> Result<Self> {
         alignment.extent(placed.page, placed.value_bytes).ok_or_else(|| Error::BadExtent {
             key: key.to_owned(),
-            reason: format!("its value has {} bytes, no more than its header region", placed.value_bytes),
+            reason: format!("its value has {} bytes, which no extent's has", placed.value_bytes),
         })
     }
 }

@@ -26,6 +26,9 @@ mod error;
 mod extent;
 mod fail;
 mod file_lock;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod lease;
 mod mapping;
 mod mdbx;

@@ -3,6 +3,7 @@
 use super::{
     auth::is_endpoint,
     client::{Answer, HubClient, bad_answer, page_answer, page_in_place},
+    field::Field,
     retry::{Observer, retry},
     status::Subject,
     tree::{Listing, TreeFile},
@@ -12,9 +13,8 @@ use crate::{
     error::Result,
     name::{CommitId, RepoId, Revision, printable},
 };
-use reqwest::header::LINK;
+use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
-use serde_json::Value;
 use std::collections::HashSet;
 use url::Url;
 
@@ -44,19 +44,19 @@ pub(crate) struct ModelInfo {
 
 /// As much of the JSON as is read; what is only told on is taken in any shape, so that a change there breaks nothing.
 #[derive(Deserialize)]
-struct Info {
-    #[serde(default)]
-    sha: Value,
-    #[serde(default)]
-    pipeline_tag: Value,
-    #[serde(default)]
-    library_name: Value,
-    #[serde(default)]
-    private: Value,
-    #[serde(default)]
-    gated: Value,
-    #[serde(default)]
-    disabled: Value,
+struct Info<'a> {
+    #[serde(default, borrow)]
+    sha: Field<'a>,
+    #[serde(default, borrow)]
+    pipeline_tag: Field<'a>,
+    #[serde(default, borrow)]
+    library_name: Field<'a>,
+    #[serde(default, borrow)]
+    private: Field<'a>,
+    #[serde(default, borrow)]
+    gated: Field<'a>,
+    #[serde(default, borrow)]
+    disabled: Field<'a>,
 }
 
 impl HubClient {
@@ -94,7 +94,7 @@ impl HubClient {
         while let Some(url) = next.take() {
             let (body, link) = retry(&self.config().retry, observer, || async {
                 let answer = self.ask(url.clone(), &subject).await?;
-                let link = self.next_page(&answer)?;
+                let link = next_page(&self.config().endpoint, &answer.url, answer.response.headers())?;
                 Ok((self.read_body(answer, MAX_PAGE_BYTES).await?, link))
             })
             .await?;
@@ -123,26 +123,26 @@ impl HubClient {
             _ => Err(self.refused(answer, subject).await),
         }
     }
+}
 
-    /// The address of the page after this one.
-    fn next_page(&self, answer: &Answer) -> Result<Option<Url>> {
-        for header in answer.response.headers().get_all(LINK) {
-            let Ok(header) = std::str::from_utf8(header.as_bytes()) else { continue };
-            let Some(target) = next_link(header) else { continue };
-            let link = answer.url.join(target).map_err(|_| bad_answer(&answer.url, "its next page has no address"))?;
-            let endpoint = &self.config().endpoint;
-            if !is_endpoint(endpoint, &link) || !link.username().is_empty() || link.password().is_some() {
-                return Err(bad_answer(&answer.url, format!("its next page is at {}, not at {}", shown(&link), shown(endpoint))));
-            }
-            return Ok(Some(link));
+/// The address of the page after the one at `url`.
+pub(super) fn next_page(endpoint: &Url, url: &Url, headers: &HeaderMap) -> Result<Option<Url>> {
+    for header in headers.get_all(LINK) {
+        let Ok(header) = std::str::from_utf8(header.as_bytes()) else { continue };
+        let Some(target) = next_link(header) else { continue };
+        let link = url.join(target).map_err(|_| bad_answer(url, "its next page has no address"))?;
+        if !is_endpoint(endpoint, &link) || !link.username().is_empty() || link.password().is_some() {
+            return Err(bad_answer(url, format!("its next page is at {}, not at {}", shown(&link), shown(endpoint))));
         }
-        Ok(None)
+        return Ok(Some(link));
     }
+    Ok(None)
 }
 
 /// Reads a model info; the reason, if it can't be used.
-fn parse_info(body: &[u8], revision: &Revision) -> Result<ModelInfo, String> {
-    let info: Info = serde_json::from_slice(body).map_err(|error| format!("it is not a model's JSON ({error})"))?;
+pub(super) fn parse_info(body: &[u8], revision: &Revision) -> Result<ModelInfo, String> {
+    let info: Info<'_> =
+        serde_json::from_slice(body).map_err(|error| format!("it is not a model's JSON ({})", printable(&error.to_string())))?;
     let Some(sha) = info.sha.as_str() else {
         return Err("it names no commit".to_owned());
     };
@@ -150,14 +150,14 @@ fn parse_info(body: &[u8], revision: &Revision) -> Result<ModelInfo, String> {
     if revision.as_commit().is_some_and(|asked| asked != commit) {
         return Err(format!("commit {revision} was asked for, {commit} is described"));
     }
-    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(printable);
+    let text = |field: &Field<'_>| field.as_str().filter(|text| !text.is_empty()).map(printable);
     Ok(ModelInfo {
         commit,
         task: text(&info.pipeline_tag),
         library: text(&info.library_name),
         private: info.private.as_bool().unwrap_or(false),
         // false, or the way access is granted: "auto", "manual".
-        gated: info.gated.as_bool().unwrap_or(info.gated.is_string()),
+        gated: info.gated.as_bool().unwrap_or(info.gated.as_str().is_some()),
         disabled: info.disabled.as_bool().unwrap_or(false),
     })
 }

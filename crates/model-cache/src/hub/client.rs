@@ -133,7 +133,7 @@ impl HubClient {
         let mut hop = url;
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(Method::GET, &hop, with_token, range, timeout).await?;
-            match redirect_target(&hop, &response)? {
+            match redirect_target(&hop, response.status().as_u16(), response.headers())? {
                 None => return Ok(Answer { response, url: hop, with_token }),
                 Some(target) if range.is_none() && hop.scheme() == "https" && target.scheme() == "http" => {
                     return Err(bad_answer(&hop, format!("it redirects from https to {}", shown(&target))));
@@ -352,11 +352,11 @@ impl Pace {
 /// # Errors
 /// [`Error::BadAnswer`] if it leads nowhere: no `Location`, no URL, not http(s), or an address with credentials, which the HTTP
 /// client would turn into a second `Authorization`.
-pub(super) fn redirect_target(from: &Url, response: &Response) -> Result<Option<Url>> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+pub(super) fn redirect_target(from: &Url, status: u16, headers: &HeaderMap) -> Result<Option<Url>> {
+    if !matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
-    let location = response.headers().get(LOCATION).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+    let location = headers.get(LOCATION).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let target = location.and_then(|location| from.join(location).ok());
     match target {
         Some(mut target)

@@ -67,8 +67,9 @@ impl HubConfig {
 /// [`Error::InvalidOption`] unless it is http or https with a host, without credentials, query and fragment.
 pub(crate) fn parse_endpoint(name: &'static str, value: &str) -> Result<Url> {
     let refuse = |value: String, reason: &str| Err(Error::InvalidOption { name, value, reason: reason.to_owned() });
-    let Ok(mut url) = value.trim().parse::<Url>() else {
-        // What can't be taken apart is shown only where no password and no query can stand: after '@', before '?' and '#'.
+    // What can't be taken apart is shown only where no password and no query can stand: after '@', before '?' and '#'. Nor can
+    // `user:password@host`, which is a URL of a scheme called user.
+    let Some(mut url) = value.trim().parse::<Url>().ok().filter(|url| !url.cannot_be_a_base()) else {
         let host = value.rsplit('@').next().and_then(|rest| rest.split(['?', '#']).next()).unwrap_or_default();
         return refuse(printable(host), "it must be a URL, for example https://huggingface.co");
     };
@@ -188,6 +189,7 @@ mod tests {
             ("HF_ENDPOINT", "http://"),
             ("HF_ENDPOINT", "https://user:secret@huggingface.co"),
             ("HF_ENDPOINT", "//user:secret@huggingface.co"),
+            ("HF_ENDPOINT", "user:secret@huggingface.co"),
             ("HF_ENDPOINT", "huggingface.co?key=secret"),
             ("HF_ENDPOINT", "https://huggingface.co?key=secret"),
             ("HF_ENDPOINT", "https://huggingface.co#secret"),

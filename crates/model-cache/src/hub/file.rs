@@ -101,7 +101,7 @@ impl HubClient {
                 method = Method::GET;
                 continue;
             }
-            let target = redirect_target(&url, &response)?;
+            let target = redirect_target(&url, status, response.headers())?;
             if target.is_none() && !matches!(status, 200 | 206) {
                 let subject = Subject { repo: repo.clone(), revision: commit.as_str().parse()?, path: Some(file.path.clone()) };
                 return Err(self.refused(Answer { response, url, with_token: true }, &subject).await);
@@ -172,7 +172,7 @@ impl HubClient {
             if status == 416 {
                 return Err(no_such_bytes(&url, &range, file.size_bytes));
             }
-            let target = redirect_target(&url, &response)?;
+            let target = redirect_target(&url, status, response.headers())?;
             if target.is_none() && !matches!(status, 200 | 206) {
                 let subject = Subject { repo: repo.clone(), revision: commit.as_str().parse()?, path: Some(file.path.clone()) };
                 return Err(self.refused(Answer { response, url, with_token: true }, &subject).await);
@@ -327,18 +327,18 @@ impl RangeBody {
 }
 
 /// What the listing said of a file, held against what the answers on the way to it say.
-struct Promise<'a> {
-    repo: &'a RepoId,
-    commit: &'a CommitId,
-    file: &'a TreeFile,
+pub(super) struct Promise<'a> {
+    pub(super) repo: &'a RepoId,
+    pub(super) commit: &'a CommitId,
+    pub(super) file: &'a TreeFile,
     /// Whether some answer named the commit, the right one.
-    commit_seen: bool,
+    pub(super) commit_seen: bool,
 }
 
 impl Promise<'_> {
     /// Checks one answer. The headers of `X-Linked-*` speak of the file also in a redirect; `ETag` stands in for the one if it
     /// has the shape of the digest expected; a length is the file's only at the end of the way.
-    fn check(&mut self, url: &Url, headers: &HeaderMap, redirects: bool) -> Result<()> {
+    pub(super) fn check(&mut self, url: &Url, headers: &HeaderMap, redirects: bool) -> Result<()> {
         let length = header(headers, CONTENT_LENGTH.as_str()).and_then(|length| digits(length.trim()));
         let linked = headers.contains_key("x-linked-size") || headers.contains_key("x-repo-commit");
         if !redirects && !linked {
@@ -413,7 +413,7 @@ fn refuse_page(url: &Url, headers: &HeaderMap, path: &FilePath, has_its_length: 
 }
 
 /// The bytes a 206 brings, and the file's size by its own account: from the first byte asked for, perhaps not to the last.
-fn covered_by_part(url: &Url, headers: &HeaderMap, asked: &Range<u64>) -> Result<(Range<u64>, u64)> {
+pub(super) fn covered_by_part(url: &Url, headers: &HeaderMap, asked: &Range<u64>) -> Result<(Range<u64>, u64)> {
     let Some(ContentRange::Bytes { range, total: Some(total) }) = content_range(headers) else {
         return Err(bad_answer(url, "it is a part without a Content-Range that says which and of how many bytes"));
     };

@@ -12,7 +12,10 @@ mod api;
 mod auth;
 mod client;
 mod env;
+mod field;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod retry;
 mod status;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The longest a server's own wish to wait is obeyed: one 300 s window of the Hub's rate limits and some air.
-const MAX_SERVER_WAIT: Duration = Duration::from_secs(310);
+pub(super) const MAX_SERVER_WAIT: Duration = Duration::from_secs(310);
 
 /// When a failed call is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,15 @@
 //! An answer that is no success, as an [`Error`]: the Hub's own error code first, then the status.
 
-use super::wire::{digits, exhausted_for, seconds_until, shown};
+use super::{
+    field::Field,
+    wire::{digits, exhausted_for, seconds_until, shown},
+};
 use crate::{
     error::Error,
     name::{FilePath, RepoId, Revision, printable},
 };
 use reqwest::header::HeaderMap;
+use serde::{Deserialize, de::IgnoredAny};
 use std::time::Duration;
 use url::Url;
 
@@ -103,14 +107,23 @@ fn speaks_of_credentials(message: &str) -> bool {
 /// At most 200 characters; not yet escaped.
 fn message(headers: &HeaderMap, body: &[u8]) -> String {
     let words = header(headers, "x-error-message").unwrap_or_else(|| {
-        if let Ok(json) = serde_json::from_slice::<serde_json::Value>(body) {
-            let text = ["error", "message"].iter().find_map(|key| json.get(key)?.as_str());
-            return text.unwrap_or_default().to_owned();
+        if serde_json::from_slice::<IgnoredAny>(body).is_ok() {
+            let said: Said<'_> = serde_json::from_slice(body).unwrap_or_default();
+            return said.error.as_str().or(said.message.as_str()).unwrap_or_default().to_owned();
         }
         let text = String::from_utf8_lossy(body);
         if text.trim_start().starts_with('<') { String::new() } else { text.into_owned() }
     });
     words.trim().chars().take(200).collect()
+}
+
+/// The JSON body of an error, as much of it as is read.
+#[derive(Default, Deserialize)]
+struct Said<'a> {
+    #[serde(default, borrow)]
+    error: Field<'a>,
+    #[serde(default, borrow)]
+    message: Field<'a>,
 }
 
 fn shown_origin(url: &Url) -> String {

@@ -1,18 +1,21 @@
 //! A repo's listing, checked: [`TreeFile`]s out of the tree pages' JSON, or the reason why the listing can't be used.
 
+use super::field::Field;
 use crate::{
     digest::Digest,
     error::Error,
     name::{FilePath, printable},
 };
-use serde::Deserialize;
-use serde_json::Value;
-use std::collections::HashSet;
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{Error as _, SeqAccess, Visitor},
+};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 /// Most entries accepted, folders and unknown kinds counted: ten times the largest repos known.
 const MAX_ENTRIES: usize = 1_000_000;
 /// Largest file accepted: 16 TiB, ext4's own limit.
-const MAX_FILE_BYTES: u64 = 16 << 40;
+pub(super) const MAX_FILE_BYTES: u64 = 16 << 40;
 
 /// A file as the Hub lists it at a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,17 +30,17 @@ pub(crate) struct TreeFile {
 
 /// An entry of a tree page. Fields other than the kind are left unread until the kind is known to be a file's.
 #[derive(Deserialize)]
-struct Entry {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    path: Value,
-    #[serde(default)]
-    size: Value,
-    #[serde(default)]
-    oid: Value,
-    #[serde(default)]
-    lfs: Value,
+struct Entry<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default, borrow)]
+    path: Field<'a>,
+    #[serde(default, borrow)]
+    size: Field<'a>,
+    #[serde(default, borrow)]
+    oid: Field<'a>,
+    #[serde(default, borrow)]
+    lfs: Field<'a>,
 }
 
 /// The pages read so far.
@@ -55,19 +58,29 @@ impl Listing {
     /// # Errors
     /// What is wrong with the page, in words that name the entry; also a path that was listed before.
     pub(super) fn add_page(&mut self, body: &[u8]) -> Result<(), String> {
-        let page: Vec<Entry> =
-            serde_json::from_slice(body).map_err(|error| format!("it is not a JSON array of tree entries ({error})"))?;
-        self.entries += page.len();
+        let mut refused = None;
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let read = json.deserialize_seq(Page { listing: self, refused: &mut refused }).and_then(|()| json.end());
+        match (refused, read) {
+            (Some(reason), _) => Err(reason),
+            (None, Ok(())) => Ok(()),
+            (None, Err(error)) => Err(format!("it is not a JSON array of tree entries ({})", printable(&error.to_string()))),
+        }
+    }
+
+    fn add(&mut self, entry: &Entry<'_>) -> Result<(), String> {
+        self.entries += 1;
         if self.entries > MAX_ENTRIES {
             return Err(format!("it lists more than {MAX_ENTRIES} entries"));
         }
-        for entry in page.iter().filter(|entry| entry.kind == "file") {
-            let file = file(entry)?;
-            if !self.paths.insert(file.path.clone()) {
-                return Err(format!("it lists {:?} twice", file.path.as_str()));
-            }
-            self.files.push(file);
+        if entry.kind != "file" {
+            return Ok(());
         }
+        let file = file(entry)?;
+        if !self.paths.insert(file.path.clone()) {
+            return Err(format!("it lists {:?} twice", file.path.as_str()));
+        }
+        self.files.push(file);
         Ok(())
     }
 
@@ -96,14 +109,40 @@ impl Listing {
     }
 }
 
+/// Takes a page entry by entry: of the many small ones a page can have, none is kept that is no file.
+struct Page<'l> {
+    listing: &'l mut Listing,
+    /// Why an entry was not taken, if one was not.
+    refused: &'l mut Option<String>,
+}
+
+impl<'de> Visitor<'de> for Page<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of entries")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(entry) = entries.next_element::<Entry<'de>>()? {
+            if let Err(reason) = self.listing.add(&entry) {
+                *self.refused = Some(reason);
+                return Err(A::Error::custom("an entry is refused"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One entry, checked.
-fn file(entry: &Entry) -> Result<TreeFile, String> {
+fn file(entry: &Entry<'_>) -> Result<TreeFile, String> {
     let Some(path) = entry.path.as_str() else {
         return Err("it lists a file without a path".to_owned());
     };
     let path: FilePath = path.parse().map_err(|error: Error| error.to_string())?;
-    let refuse =
-        |what: &str, value: &Value| Err(format!("it lists {:?} with {what} {}", path.as_str(), printable(&value.to_string())));
+    let refuse = |what: &str, field: &Field<'_>| {
+        Err(format!("it lists {:?} with {what} {}", path.as_str(), printable(&field.to_string())))
+    };
     let Some(size_bytes) = entry.size.as_u64().filter(|size| *size <= MAX_FILE_BYTES) else {
         return refuse("the size", &entry.size);
     };
@@ -114,10 +153,10 @@ fn file(entry: &Entry) -> Result<TreeFile, String> {
         return Ok(TreeFile { path, size_bytes, digest: git_id });
     }
     // For an LFS file `oid` and `pointerSize` speak of the pointer in git, `lfs` of the content.
-    let Some(digest) = entry.lfs.get("oid").and_then(Value::as_str).and_then(Digest::sha256_from_hex) else {
-        return refuse("the LFS id", entry.lfs.get("oid").unwrap_or(&Value::Null));
+    let Some(digest) = entry.lfs.oid().and_then(Field::as_str).and_then(Digest::sha256_from_hex) else {
+        return refuse("the LFS id", entry.lfs.oid().unwrap_or(&Field::Null));
     };
-    match entry.lfs.get("size") {
+    match entry.lfs.size() {
         Some(size) if size.as_u64() != Some(size_bytes) => refuse(&format!("the size {size_bytes} and the LFS size"), size),
         _ => Ok(TreeFile { path, size_bytes, digest }),
     }
@@ -127,7 +166,7 @@ fn file(entry: &Entry) -> Result<TreeFile, String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const GIT: &str = "3b18e512dba79e4c8300dd08aeb37f8e728b8dad";
     const SHA: &str = "a948904f2f0f479b8f8197694b30184b0d2ed1c1cd2a1ec0fb85d299a192a447";
@@ -192,6 +231,15 @@ mod tests {
             assert!(reason.contains("is not a file path") && !reason.contains('\u{1b}'), "{reason}");
         }
         with("path", json!(7));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_page_is_told_in_few_words() {
+        let long = "x".repeat(1 << 20);
+        for body in [format!("[\"{long}\"]"), format!("\"{long}\""), json!([{"type": {"x": long}}]).to_string()] {
+            let reason = Listing::default().add_page(body.as_bytes()).unwrap_err();
+            assert!(reason.len() < 200, "{} bytes", reason.len());
+        }
     }
 
     #[test]

@@ -307,6 +307,8 @@ fn settle_keys(mut groups: Vec<Group<'_>>) -> BTreeMap<String, QuantFiles> {
 /// `taken` maps each key, lower case, to the last number given out behind it: names that differ by case alone are numbered in
 /// one step each.
 fn take_key(name: &str, format: Format, plain: bool, taken: &mut BTreeMap<String, u32>) -> String {
+    // Nobody can type the name of `-00001-of-00002.gguf`, which is none.
+    let name = if name.is_empty() { "default" } else { name };
     let qualified = if name == "default" { format.name().to_owned() } else { format!("{}/{name}", format.name()) };
     let plain = plain.then(|| name.to_owned());
     for key in plain.into_iter().chain([qualified.clone()]) {

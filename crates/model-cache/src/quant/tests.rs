@@ -101,6 +101,13 @@ fn quants_are_keyed_as_people_type_them() {
 }
 
 #[test]
+fn a_file_that_is_nothing_but_a_shard_mark_has_a_key_that_can_be_typed() {
+    let offer = offer(&["M.gguf", "-00001-of-00001.gguf"]);
+    assert_eq!(keys(&offer), ["M", "default"]);
+    assert_eq!(own(&offer, "default"), ["-00001-of-00001.gguf"]);
+}
+
+#[test]
 fn each_quant_of_a_vision_gguf_brings_the_projector_closest_to_it() {
     let offer = offer(&[
         "M-Q4_K_M.gguf",
