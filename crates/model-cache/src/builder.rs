@@ -31,9 +31,9 @@ const BASE_BYTES: u64 = 4 << 20;
 /// The budget of who names none.
 const DEFAULT_BUDGET_BYTES: u64 = 40 << 20;
 /// The environment's limit of the rate, where the builder was given none.
-const LIMIT_RATE: &str = "MODEL_CACHE_LIMIT_RATE";
+pub(crate) const LIMIT_RATE: &str = "MODEL_CACHE_LIMIT_RATE";
 /// The environment's memory budget, where the builder was given none.
-const MEMORY_BUDGET: &str = "MODEL_CACHE_MEMORY_BUDGET";
+pub(crate) const MEMORY_BUDGET: &str = "MODEL_CACHE_MEMORY_BUDGET";
 
 /// The options of a [`ModelCache`]. Every one has a default that is right for a laptop.
 ///
@@ -181,19 +181,7 @@ impl ModelCacheBuilder {
         if self.store.as_os_str().is_empty() {
             return refuse("store", String::new(), "it must name a folder");
         }
-        let mut config = HubConfig::from_env(&|name| std::env::var_os(name))?;
-        if let Some(endpoint) = &self.endpoint {
-            config.endpoint = parse_endpoint("endpoint", endpoint)?;
-        }
-        if let Some(Secret(token)) = &self.token {
-            config.token = Some(Token::new(token, "token", "the token option")?);
-        }
-        if let Some(offline) = self.offline {
-            config.offline = offline;
-        }
-        if let Some(timeout) = self.read_timeout {
-            config.read_timeout = timeout;
-        }
+        let mut config = self.hub_config()?;
         let means = match limits(self.limit_rate, self.memory_budget_bytes, &|name| std::env::var_os(name)) {
             Ok((limit_rate, budget_bytes)) => {
                 config.limit_rate = limit_rate;
@@ -208,6 +196,32 @@ impl ModelCacheBuilder {
         let registry = self.registry.unwrap_or_else(|| Arc::new(StorageRegistry::new(&self.store)));
         let store = Store::open(&registry, &self.store)?;
         Ok(ModelCache::from_inner(Inner { store, hub: HubClient::new(config), means, side_by_side: self.side_by_side }))
+    }
+
+    /// The folder of the store, as given.
+    pub(crate) fn store_folder(&self) -> &Path {
+        &self.store
+    }
+
+    /// The settings the Hub is asked with: those given, else those of the environment.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for an option or a variable that can't be; [`Error::Io`] for a token file that can't be read.
+    pub(crate) fn hub_config(&self) -> Result<HubConfig> {
+        let mut config = HubConfig::from_env(&|name| std::env::var_os(name))?;
+        if let Some(endpoint) = &self.endpoint {
+            config.endpoint = parse_endpoint("endpoint", endpoint)?;
+        }
+        if let Some(Secret(token)) = &self.token {
+            config.token = Some(Token::new(token, "token", "the token option")?);
+        }
+        if let Some(offline) = self.offline {
+            config.offline = offline;
+        }
+        if let Some(timeout) = self.read_timeout {
+            config.read_timeout = timeout;
+        }
+        Ok(config)
     }
 }
 
@@ -238,7 +252,7 @@ impl BadVariable {
 }
 
 /// The rate and the memory budget of pulls: those given; else, and only then, those of the environment; else the defaults.
-fn limits(limit_rate: Option<u64>, memory_budget_bytes: Option<u64>, vars: Vars<'_>) -> Result<(Option<u64>, u64)> {
+pub(crate) fn limits(limit_rate: Option<u64>, memory_budget_bytes: Option<u64>, vars: Vars<'_>) -> Result<(Option<u64>, u64)> {
     let limit_rate = match limit_rate {
         Some(given) => Some(given),
         None => variable(vars, LIMIT_RATE)?.map(|text| parse_rate(LIMIT_RATE, &text)).transpose()?,

@@ -15,7 +15,10 @@ use std::{
     fs::{self, File},
     io,
     ops::Range,
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -48,14 +51,8 @@ impl LeaseFile {
     /// [`Error::OtherPidNamespace`] while a process of another PID namespace has it open: libmdbx tells its readers and
     /// writers apart by process id, so two namespaces would crash each other.
     pub fn open(path: PathBuf) -> Result<Self> {
-        let namespace = open(&path)?;
-        let inode = fs::metadata("/proc/self/ns/pid").map_err(|source| Error::Io {
-            action: "find the PID namespace at",
-            path: "/proc/self/ns/pid".into(),
-            source,
-        })?;
-        // Numbers of namespaces are 32 bits wide.
-        let own = NAMESPACES.start + i64::from(inode.ino() as u32);
+        let namespace = crate::disk::open_file(&path, "open")?;
+        let own = own_namespace()?;
         set(&path, &namespace, libc::F_RDLCK, own, 1)?;
         for others in [NAMESPACES.start..own, own + 1..NAMESPACES.end] {
             if conflict(&path, &namespace, libc::F_WRLCK, others.start, others.end - others.start)?.is_some() {
@@ -109,13 +106,10 @@ impl LeaseFile {
     ///
     /// The kernel names no process for such locks, so this walks `/proc/*/fdinfo`: milliseconds, for messages to people only.
     pub fn holders(&self, id: u64) -> Vec<u32> {
-        let Ok(target) = fs::canonicalize(&self.path) else { return Vec::new() };
-        let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-        let mut pids: Vec<u32> = processes
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| holds(*pid, &target, id).unwrap_or(false))
-            .collect();
+        let locks = Self::locks_in(&self.path).into_iter();
+        let mut pids: Vec<u32> = locks.filter(|lock| lock.id == Some(id)).map(|lock| lock.process).collect();
         pids.sort_unstable();
+        pids.dedup();
         pids
     }
 
@@ -131,6 +125,43 @@ impl LeaseFile {
         let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
         let exclusive_of = exclusive.then(std::process::id);
         Ok(set(&self.path, &file, kind, checked(id), 1)?.then_some(Lease { file, id, exclusive_of }))
+    }
+}
+
+/// A lock of the lease file that some process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Locked {
+    /// The process.
+    pub process: u32,
+    /// The number of the lease; `None` for what each process holds that has the store open.
+    pub id: Option<u64>,
+    /// Whether it is exclusive: a fill, or a free.
+    pub exclusive: bool,
+}
+
+impl LeaseFile {
+    /// Every lock that processes this one may look at hold in the lease file at `path`, without opening it.
+    ///
+    /// The kernel names no process for such locks, so this walks `/proc/*/fdinfo`: milliseconds.
+    pub fn locks_in(path: &Path) -> Vec<Locked> {
+        let (Ok(target), Ok(processes)) = (fs::canonicalize(path), fs::read_dir("/proc")) else { return Vec::new() };
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.flat_map(|pid| locks_of(pid, &target).unwrap_or_default()).collect()
+    }
+
+    /// Whether processes of this PID namespace, and whether some of another, have the store of the lease file at `path` open. Nothing is
+    /// written, or locked.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also where there is no such file.
+    pub fn namespaces_in(path: &Path) -> Result<(bool, bool)> {
+        let io = |source| Error::Io { action: "open", path: path.to_owned(), source };
+        let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path).map_err(io)?;
+        let own = own_namespace()?;
+        let held = |range: Range<i64>| conflict(path, &file, libc::F_WRLCK, range.start, range.end - range.start);
+        let others = held(NAMESPACES.start..own)?.is_some() || held(own + 1..NAMESPACES.end)?.is_some();
+        Ok((held(own..own + 1)?.is_some(), others))
     }
 }
 
@@ -152,31 +183,35 @@ impl Drop for Lease {
     }
 }
 
-/// Whether process `pid` has a lock on byte `id` of the file `target`.
-fn holds(pid: u32, target: &Path, id: u64) -> io::Result<bool> {
+/// The byte of this PID namespace.
+fn own_namespace() -> Result<i64> {
+    const PATH: &str = "/proc/self/ns/pid";
+    let inode = fs::metadata(PATH);
+    let inode = inode.map_err(|source| Error::Io { action: "find the PID namespace at", path: PATH.into(), source })?;
+    // Numbers of namespaces are 32 bits wide.
+    Ok(NAMESPACES.start + i64::from(inode.ino() as u32))
+}
+
+/// The locks process `pid` has on single bytes of the file `target`.
+fn locks_of(pid: u32, target: &Path) -> io::Result<Vec<Locked>> {
+    let mut found = Vec::new();
     for fd in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let fd = fd?;
         if fs::read_link(fd.path()).is_ok_and(|path| path == target) {
             let name = fd.file_name();
             let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", name.to_string_lossy())).unwrap_or_default();
-            // lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 7
-            let byte = id.to_string();
-            let on_byte = |line: &str| line.starts_with("lock:") && line.split_whitespace().rev().take(2).all(|n| n == byte);
-            if info.lines().any(on_byte) {
-                return Ok(true);
-            }
+            found.extend(info.lines().filter_map(|line| parse_lock(pid, line)));
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
-fn open(path: &Path) -> Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Error::ReadOnly { path: path.parent().unwrap_or(path).to_owned(), source }
-        }
-        _ => Error::Io { action: "open", path: path.to_owned(), source },
-    })
+/// A line of `/proc/<pid>/fdinfo/<fd>`: `lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 7`.
+fn parse_lock(process: u32, line: &str) -> Option<Locked> {
+    let words: Vec<&str> = line.strip_prefix("lock:")?.split_whitespace().collect();
+    let [.., kind, _, _, start, end] = words[..] else { return None };
+    let byte: u64 = start.parse().ok().filter(|_| start == end)?;
+    Some(Locked { process, id: (byte <= MAX_LEASE_ID).then_some(byte), exclusive: kind == "WRITE" })
 }
 
 fn checked(id: u64) -> i64 {
@@ -261,6 +296,11 @@ mod tests {
         let _lease = leases.try_shared(3).unwrap().unwrap();
         assert_eq!(leases.holders(3), [std::process::id()]);
         assert!(leases.holders(4).is_empty());
+        let _filler = leases.try_exclusive(5).unwrap().unwrap();
+        let mut locks: Vec<_> = LeaseFile::locks_in(&leases.path).into_iter().map(|lock| (lock.id, lock.exclusive)).collect();
+        locks.sort_unstable();
+        assert_eq!(locks, [(None, false), (Some(3), false), (Some(5), true)]);
+        assert_eq!(LeaseFile::namespaces_in(&leases.path).unwrap(), (true, false));
     }
 
     #[test]
@@ -273,7 +313,7 @@ mod tests {
     fn another_pid_namespace_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("leases");
-        let other = open(&path).unwrap();
+        let other = crate::disk::open_file(&path, "open").unwrap();
         let inode = fs::metadata("/proc/self/ns/pid").unwrap().ino() as u32;
         assert!(set(&path, &other, libc::F_RDLCK, NAMESPACES.start + i64::from(inode ^ 1), 1).unwrap());
         assert!(matches!(LeaseFile::open(path), Err(Error::OtherPidNamespace { .. })));

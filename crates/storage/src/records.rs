@@ -118,6 +118,21 @@ macro_rules! reading {
                 Ok(())
             }
 
+            /// Calls `each` with every key of `table` and the record there, or why it can't be read, in key order.
+            ///
+            /// # Errors
+            /// Only if the table itself can't be walked.
+            pub fn scan_all<R: Record>(&self, table: &Table<R>, mut each: impl FnMut(&str, Result<R>)) -> Result<()> {
+                let handle = self.txn.open_table(table.name)?;
+                let mut cursor = self.txn.cursor(&handle).map_err(|source| self.db.error("open a cursor", source))?;
+                for entry in cursor.iter_from::<Cow<'_, [u8]>, Cow<'_, [u8]>>(&[]) {
+                    let (key, value) = entry.map_err(|source| self.db.error("read the next record", source))?;
+                    let key = String::from_utf8_lossy(&key);
+                    each(&key, decode(table, &key, &value));
+                }
+                Ok(())
+            }
+
             /// Every key that begins with `prefix`, with its plain bytes, in key order.
             pub fn scan_bytes(&self, table: &Table<[u8]>, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
                 let handle = self.txn.open_table(table.name)?;

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod check;
+mod doctor;
 mod folder;
 mod list;
 mod mount;
@@ -35,5 +36,6 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Verify { repo, glob, digest, cached } => check::verify(cx, repo, glob, digest, cached).await,
         Command::Rm { repo, glob, quant, yes } => remove::rm(cx, repo, glob, quant, yes).await,
         Command::Gc => remove::gc(cx).await,
+        Command::Doctor => doctor::doctor(cx).await,
     }
 }

@@ -13,6 +13,7 @@ mod auth;
 mod client;
 mod env;
 mod file;
+mod probe;
 mod retry;
 mod status;
 #[cfg(test)]
@@ -25,5 +26,6 @@ pub(crate) use auth::Token;
 pub(crate) use client::HubClient;
 pub(crate) use env::{HubConfig, Vars, parse_endpoint, text as variable};
 pub(crate) use file::{Location, RangeBody, RangeOutcome};
+pub(crate) use probe::Who;
 pub(crate) use retry::{RetryNotice, RetryPolicy, random_unit};
 pub(crate) use tree::TreeFile;
