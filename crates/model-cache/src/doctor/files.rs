@@ -34,11 +34,8 @@ pub(super) fn examine(folder: &Path, findings: &mut Findings<'_>) -> bool {
     let shown = folder.display();
     let metadata = match fs::metadata(folder) {
         Ok(metadata) if metadata.is_dir() => metadata,
-        Ok(_) => {
-            let source = storage::Error::NotAFolder { path: folder.to_owned() };
-            findings.error(&Error::Storage { action: format!("there can be no store at {shown}"), source });
-            return false;
-        }
+        Ok(_) => return not_a_folder(folder, findings),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return not_a_folder(folder, findings),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             look_for_a_place(folder, findings);
             return false;
@@ -88,6 +85,12 @@ pub(super) fn examine(folder: &Path, findings: &mut Findings<'_>) -> bool {
     }
     look_at_modes(folder, &metadata, findings);
     true
+}
+
+fn not_a_folder(folder: &Path, findings: &mut Findings<'_>) -> bool {
+    let source = storage::Error::NotAFolder { path: folder.to_owned() };
+    findings.error(&Error::Storage { action: format!("there can be no store at {}", folder.display()), source });
+    false
 }
 
 fn read_only(folder: &Path, findings: &mut Findings<'_>) {

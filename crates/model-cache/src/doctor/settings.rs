@@ -116,7 +116,8 @@ fn display(value: &OsString, shown: Shown) -> String {
 
 /// A token that others may read is others' too.
 fn look_at_token_file(source: &str, findings: &mut Findings<'_>) {
-    let Ok(metadata) = std::fs::metadata(source) else { return };
+    // Else it is the name of a variable or an option.
+    let Some(metadata) = source.contains('/').then(|| std::fs::metadata(source).ok()).flatten() else { return };
     let mode = metadata.permissions().mode() & 0o777;
     if metadata.is_file() && mode & 0o077 != 0 {
         let what = format!("the token file {source} can be read by others (mode {mode:03o})");

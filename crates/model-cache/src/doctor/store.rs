@@ -29,14 +29,14 @@ const NAMED: usize = 3;
 pub(super) fn examine(folder: &Path, found: &mut Vec<Finding>) {
     let mut store = Findings { area: Area::Store, found };
     let chunks = environment(folder, CHUNKS_FOLDER, storage::PAGE_BYTES, &mut store);
-    environment(folder, MANIFESTS_FOLDER, RECORDS_PAGE_BYTES, &mut store);
-    let records = match Records::read(folder) {
+    let records = environment(folder, MANIFESTS_FOLDER, RECORDS_PAGE_BYTES, &mut store);
+    let records = records.and_then(|_| match Records::read(folder) {
         Ok(records) => Some(records),
         Err(error) => {
             store.error(&error);
             None
         }
-    };
+    });
     let locks = LeaseFile::locks_in(&folder.join("leases"));
     if let Some(records) = &records {
         look_at_records(records, &locks, &mut store);
@@ -100,11 +100,16 @@ struct Records {
 }
 
 impl Records {
-    /// Reads a copy of them, which is removed again.
+    /// Reads a copy of them, which is removed again: in the folder for temporary files, or in memory where that has no room.
     fn read(folder: &Path) -> Result<Self> {
+        let first = Self::read_in(&std::env::temp_dir(), folder);
+        first.or_else(|error| Self::read_in(Path::new("/dev/shm"), folder).map_err(|_| error))
+    }
+
+    fn read_in(temporary: &Path, folder: &Path) -> Result<Self> {
         let reading = || format!("the records of the store {} can't be read", folder.display());
-        let io = |source| Error::Io { action: "make a folder for a copy of the records in", path: std::env::temp_dir(), source };
-        let copy = tempfile::Builder::new().prefix("model-cache-doctor-").tempdir().map_err(io)?;
+        let io = |source| Error::Io { action: "make a folder for a copy of the records in", path: temporary.to_owned(), source };
+        let copy = tempfile::Builder::new().prefix("model-cache-doctor-").tempdir_in(temporary).map_err(io)?;
         let is_snapshot = storage::copy_environment(&folder.join(MANIFESTS_FOLDER), copy.path()).attempted(reading)?;
         let registry = StorageRegistry::new(copy.path());
         // A table that is missing is made in the copy, and empty.

@@ -495,7 +495,9 @@ fn link(txn: &WriteTxn<'_>, blob: &mut BlobRecord, blob_key: &str, meta_key: Str
 
 /// Refuses chunks whose records are gone. Empty ones in their place would hide the loss, and the next `gc` would free every chunk.
 fn refuse_lost_records(folder: &Path) -> Result<()> {
-    let bytes = |name: &str| std::fs::metadata(folder.join(name).join("mdbx.dat")).map_or(0, |metadata| metadata.len());
+    let file = |name: &str| std::fs::symlink_metadata(folder.join(name).join("mdbx.dat")).ok();
+    // What is no plain file is refused as such.
+    let bytes = |name: &str| file(name).filter(|metadata| metadata.is_file()).map_or(0, |metadata| metadata.len());
     // In this order: a process that makes the store just now makes its records first.
     if bytes(CHUNKS_FOLDER) > 0 && bytes(MANIFESTS_FOLDER) == 0 {
         return Err(storage::Error::BadEnvironment {
