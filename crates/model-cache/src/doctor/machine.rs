@@ -17,7 +17,7 @@ pub(super) fn examine(findings: &mut Findings<'_>) {
         findings.problem(
             crate::ErrorKind::Other,
             "libmdbx was built without locks of open file descriptions: stores can't be opened",
-            "build for Linux 3.16 or newer, without MDBX_LOCKING or MDBX_TXN_CHECKOWNER settings of your own",
+            "build for Linux 3.16 or newer, with the options of .cargo/config.toml of the sources alone",
         );
     }
     if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {

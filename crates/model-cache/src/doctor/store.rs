@@ -291,12 +291,18 @@ fn look_at_headers(folder: &Path, records: &Records, findings: &mut Findings<'_>
 }
 
 fn look_at_processes(folder: &Path, records: Option<&Records>, locks: &[Locked], findings: &mut Findings<'_>) {
-    let (own, others) = match LeaseFile::namespaces_in(&folder.join("leases")) {
-        Ok(found) => found,
-        Err(storage::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+    let leases = folder.join("leases");
+    match fs::symlink_metadata(&leases) {
+        Ok(metadata) if metadata.is_file() => {}
+        // A link was told with the files.
+        Ok(_) => return,
+        Err(_) => {
             findings.note("nobody has opened the store since it was put here");
             return;
         }
+    }
+    let (own, others) = match LeaseFile::namespaces_in(&leases) {
+        Ok(found) => found,
         Err(source) => {
             findings.error(&Error::Storage { action: "who uses the store can't be told".to_owned(), source });
             return;

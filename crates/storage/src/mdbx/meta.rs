@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! page n x page size + 20  (meta_t, mdbx-internals.h; three of them, the one of the latest transaction counts)
-//!   0  8  magic above 8 bits of version        40 44  of the first tree; its second word is the page size
-//!   8  8  transaction                          176 8  the transaction again, written last
-//!  20 20  geometry: 4 B, then pages of 4 B: least, most, now, first that was never given out
+//!   0  8  magic above 8 bits of version         36  4  first page that was never given out
+//!   8  8  transaction                           44  4  page size
+//!  28  4  most pages there may be              176  8  transaction again, written last
 //! ```
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
