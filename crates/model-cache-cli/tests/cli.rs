@@ -622,7 +622,7 @@ fn a_token_is_in_no_output_of_any_command_no_file_of_the_store_and_no_process_ti
     machine.run(["rm", REPO]);
     let slow = machine.hub.faults().always(Target::path("model-Q4_K_M.gguf").cdn(), Fault::SlowBytesPerSecond(MIB));
     let mut command = machine.command(["pull", REPO, "--all", "--progress", "json"]);
-    let mut child = command.env("HF_TOKEN", MARKED).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.env("HF_TOKEN", GOOD_TOKEN).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     read_until_loaded(&mut BufReader::new(child.stderr.take().unwrap()), 1);
     for file in ["cmdline", "comm", "status"] {
         let title = std::fs::read(format!("/proc/{}/{file}", child.id())).unwrap();
@@ -631,7 +631,7 @@ fn a_token_is_in_no_output_of_any_command_no_file_of_the_store_and_no_process_ti
     child.kill().unwrap();
     child.wait().unwrap();
     machine.hub.faults().remove(slow);
-    assert_eq!(files_with(machine.dir.path(), MARKED), Vec::<PathBuf>::new());
+    assert_eq!(files_with(machine.dir.path(), GOOD_TOKEN), Vec::<PathBuf>::new());
     // What this search would not find it could not vouch for.
     std::fs::write(machine.path("planted"), format!("x{MARKED}")).unwrap();
     assert_eq!(files_with(machine.dir.path(), MARKED), [machine.path("planted")]);
