@@ -343,6 +343,14 @@ Examples:
     /// Free what nothing uses, unfinished downloads too
     #[command(after_help = "Example:\n  model-cache gc")]
     Gc,
+    /// Look for what is wrong: settings, machine, store, disk, Hub and token; and say what to do
+    #[command(after_help = "\
+Examples:
+  model-cache doctor
+  model-cache doctor --offline
+
+Changes nothing, and needs no store that can be opened. The exit code is 0 unless there is a problem; warnings are none.")]
+    Doctor,
 }
 
 /// Bytes `start` up to, not including, `end`; an end left out is the file's.

@@ -79,7 +79,7 @@ impl Context {
         Ok(opened)
     }
 
-    fn builder(&self) -> Result<ModelCacheBuilder, Failure> {
+    pub(crate) fn builder(&self) -> Result<ModelCacheBuilder, Failure> {
         let mut builder = ModelCache::builder(self.store()?);
         if let Some(endpoint) = &self.global.endpoint {
             builder = builder.endpoint(endpoint);

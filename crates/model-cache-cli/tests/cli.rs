@@ -580,6 +580,147 @@ fn no_token_is_ever_shown() {
     }
 }
 
+/// Every file below a folder that has `bytes` in it, in its name or its content.
+fn files_with(folder: &Path, bytes: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, bytes));
+        } else if path.to_string_lossy().contains(bytes)
+            || std::fs::read(&path).unwrap().windows(bytes.len()).any(|window| window == bytes.as_bytes())
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_token_is_in_no_output_of_any_command_no_file_of_the_store_and_no_process_title() {
+    const MARKED: &str = "hf_markedtokenthatnobodymayeversee";
+    let machine = Machine::new(vec![
+        model(6 * MIB),
+        Repo::new("org/gated").file("a-Q4_0.gguf", Content::seeded(3, MIB)).gated(),
+        Repo::new("org/private").file("a-Q4_0.gguf", Content::seeded(4, MIB)).private(),
+    ]);
+    let (out, source) = (machine.path("out"), machine.path("source.bin"));
+    std::fs::write(&source, "mine").unwrap();
+    let (out, source) = (out.to_str().unwrap(), source.to_str().unwrap());
+    // The Hub knows no such token, so these are refusals too; the good one is held to the same in what is pulled.
+    let commands: &[&[&str]] = &[
+        &["doctor"],
+        &["scan", REPO],
+        &["scan", "org/gated"],
+        &["scan", "org/private"],
+        &["pull", "org/gated"],
+        &["pull", REPO, "--all"],
+        &["show", REPO],
+        &["ls"],
+        &["ls", REPO],
+        &["df"],
+        &["cat", REPO, "config.json"],
+        &["warm", REPO],
+        &["verify", "--digest"],
+        &["export", REPO, "--to", out],
+        &["import", "me/m", source],
+        &["rm", REPO, "config.json"],
+        &["gc"],
+        &["doctor", "--offline"],
+        &["pull", REPO, "--file", "none"],
+        &["scan", "no-slash"],
+        &["frobnicate"],
+    ];
+    for token in [GOOD_TOKEN, MARKED] {
+        for args in commands {
+            for options in [&["-vv"][..], &["--json", "-v", "--progress", "json"]] {
+                let mut command = machine.command(args.iter().chain(options));
+                command.env("HF_TOKEN", token).env("MODEL_CACHE_LOG", "trace").env("RUST_BACKTRACE", "1");
+                let output = command.output().unwrap();
+                for said in [&output.stdout, &output.stderr] {
+                    let said = String::from_utf8_lossy(said);
+                    assert!(!said.contains(token) && !said.contains("Bearer"), "{args:?} {options:?}: {said}");
+                }
+            }
+        }
+        assert_eq!(files_with(machine.dir.path(), token), Vec::<PathBuf>::new());
+    }
+    // While it runs, to whoever lists processes.
+    machine.run(["rm", REPO]);
+    let slow = machine.hub.faults().always(Target::path("model-Q4_K_M.gguf").cdn(), Fault::SlowBytesPerSecond(MIB));
+    let mut command = machine.command(["pull", REPO, "--all", "--progress", "json"]);
+    let mut child = command.env("HF_TOKEN", GOOD_TOKEN).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    read_until_loaded(&mut BufReader::new(child.stderr.take().unwrap()), 1);
+    for file in ["cmdline", "comm", "status"] {
+        let title = std::fs::read(format!("/proc/{}/{file}", child.id())).unwrap();
+        assert!(!String::from_utf8_lossy(&title).contains("hf_"), "{file}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    machine.hub.faults().remove(slow);
+    assert_eq!(files_with(machine.dir.path(), GOOD_TOKEN), Vec::<PathBuf>::new());
+    // What this search would not find it could not vouch for.
+    std::fs::write(machine.path("planted"), format!("x{MARKED}")).unwrap();
+    assert_eq!(files_with(machine.dir.path(), MARKED), [machine.path("planted")]);
+}
+
+#[test]
+fn doctor_gives_the_promised_document_and_the_code_of_the_worst_it_found() {
+    let machine = Machine::with_model(2 * MIB);
+    let document = machine.json(&["doctor"]);
+    assert_eq!(document["problems"], 0);
+    let findings = document["findings"].as_array().unwrap();
+    for field in ["area", "severity", "what"] {
+        assert!(findings.iter().all(|finding| finding[field].is_string()), "{field}: {document}");
+    }
+    assert!(findings.iter().all(|finding| finding["code"].is_null() && finding.get("hint").is_some()));
+    assert!(!machine.path("store").exists(), "doctor makes no store");
+    machine.json(&["pull", REPO, "--quant", "Q8_0"]);
+    let ran = machine.run(["doctor"]);
+    assert!(ran.code == 0 && ran.text().contains("\nstore\n") && ran.err.starts_with("Nothing is wrong"), "{ran:?}");
+    let command = |args: &[&str], token: &str| Ran::from(machine.command(args).env("HF_TOKEN", token).output().unwrap());
+    assert!(command(&["doctor"], GOOD_TOKEN).text().contains("the token from HF_TOKEN is tester's, to read"));
+    let ran = command(&["doctor"], "hf_nonsense");
+    assert!(ran.code == 7 && ran.text().contains("problem:") && ran.err.contains("1 problem"), "{ran:?}");
+    // Damage before all else, at the store the hint's commands are to go to.
+    std::fs::write(machine.path("store/model_cache_manifests/mdbx.dat"), "garbage").unwrap();
+    let store = machine.path("store");
+    let ran = command(&["doctor", "--store", store.to_str().unwrap(), "--json"], "hf_nonsense");
+    assert_eq!((ran.code, ran.document()["problems"].as_u64() >= Some(2)), (5, true), "{ran:?}");
+    let ran = machine.run(["doctor", "--offline", "--endpoint", "ftp://x"]);
+    assert!(ran.code == 5 && ran.text().contains("ftp://x"), "{ran:?}");
+}
+
+#[test]
+fn a_stores_files_are_its_owners_alone_whatever_the_umask_and_an_exports_are_as_the_umask_says() {
+    use std::os::unix::fs::PermissionsExt;
+    for umask in ["000", "022", "077"] {
+        let machine = Machine::with_model(2 * MIB);
+        let out = machine.path("out");
+        for args in [&["pull", REPO, "--all"][..], &["export", REPO, "--to", out.to_str().unwrap()]] {
+            let program = machine.command(args);
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")]).arg(program.get_program()).args(program.get_args());
+            shell.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            assert_eq!(Ran::from(shell.output().unwrap()).code, 0, "{args:?}");
+        }
+        let mode = |path: &str| std::fs::metadata(machine.path(path)).unwrap().permissions().mode() & 0o7777;
+        for folder in ["store", "store/model_cache_chunks", "store/model_cache_manifests"] {
+            assert_eq!(mode(folder), 0o700, "{folder} with umask {umask}");
+        }
+        let lock_and_data =
+            ["chunks", "manifests"].map(|name| ["lck", "dat"].map(|kind| format!("store/model_cache_{name}/mdbx.{kind}")));
+        for file in lock_and_data.iter().flatten().map(String::as_str).chain(["store/leases", "store/ballast"]) {
+            assert_eq!(mode(file), 0o600, "{file} with umask {umask}");
+        }
+        let umask = u32::from_str_radix(umask, 8).unwrap();
+        assert_eq!(
+            (mode("out"), mode("out/model-Q8_0.gguf"), mode("out/config.json")),
+            (0o777 & !umask, 0o666 & !umask, 0o666 & !umask)
+        );
+    }
+}
+
 // -- talk and data -------------------------------------------------------------------------------------------------
 
 #[test]

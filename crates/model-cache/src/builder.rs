@@ -31,9 +31,9 @@ const BASE_BYTES: u64 = 4 << 20;
 /// The budget of who names none.
 const DEFAULT_BUDGET_BYTES: u64 = 40 << 20;
 /// The environment's limit of the rate, where the builder was given none.
-const LIMIT_RATE: &str = "MODEL_CACHE_LIMIT_RATE";
+pub(crate) const LIMIT_RATE: &str = "MODEL_CACHE_LIMIT_RATE";
 /// The environment's memory budget, where the builder was given none.
-const MEMORY_BUDGET: &str = "MODEL_CACHE_MEMORY_BUDGET";
+pub(crate) const MEMORY_BUDGET: &str = "MODEL_CACHE_MEMORY_BUDGET";
 
 /// The options of a [`ModelCache`]. Every one has a default that is right for a laptop.
 ///
@@ -214,6 +214,35 @@ impl ModelCacheBuilder {
         if self.store.as_os_str().is_empty() {
             return refuse("store", String::new(), "it must name a folder");
         }
+        let mut config = self.hub_config()?;
+        let means = match limits(self.limit_rate, self.memory_budget_bytes, &|name| std::env::var_os(name)) {
+            Ok((limit_rate, budget_bytes)) => {
+                config.limit_rate = limit_rate;
+                Ok(Means::new(connections(self.connections, affordable_connections(budget_bytes), limit_rate)))
+            }
+            Err(Error::InvalidOption { name, value, reason }) => Err(BadVariable { name, value, reason }),
+            Err(other) => return Err(other),
+        };
+        if !self.create && !Store::is_in(&self.store) {
+            return Err(Error::NoStore { path: self.store });
+        }
+        let registry = self.registry.unwrap_or_else(|| Arc::new(StorageRegistry::new(&self.store)));
+        let store = Store::open(&registry, &self.store)?;
+        let checked = self.check_reads.then(Default::default);
+        let hub = HubClient::new(config);
+        Ok(ModelCache::from_inner(Inner { store, hub, means, side_by_side: self.side_by_side, checked }))
+    }
+
+    /// The folder of the store, as given.
+    pub(crate) fn store_folder(&self) -> &Path {
+        &self.store
+    }
+
+    /// The settings the Hub is asked with: those given, else those of the environment.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for an option or a variable that can't be; [`Error::Io`] for a token file that can't be read.
+    pub(crate) fn hub_config(&self) -> Result<HubConfig> {
         let mut config = HubConfig::from_env(&|name| std::env::var_os(name))?;
         if let Some(endpoint) = &self.endpoint {
             config.endpoint = parse_endpoint("endpoint", endpoint)?;
@@ -233,22 +262,7 @@ impl ModelCacheBuilder {
         if let Some((first_wait, max_wait)) = self.retry_waits {
             config.retry = RetryPolicy { first_wait, max_wait, ..config.retry };
         }
-        let means = match limits(self.limit_rate, self.memory_budget_bytes, &|name| std::env::var_os(name)) {
-            Ok((limit_rate, budget_bytes)) => {
-                config.limit_rate = limit_rate;
-                Ok(Means::new(connections(self.connections, affordable_connections(budget_bytes), limit_rate)))
-            }
-            Err(Error::InvalidOption { name, value, reason }) => Err(BadVariable { name, value, reason }),
-            Err(other) => return Err(other),
-        };
-        if !self.create && !Store::is_in(&self.store) {
-            return Err(Error::NoStore { path: self.store });
-        }
-        let registry = self.registry.unwrap_or_else(|| Arc::new(StorageRegistry::new(&self.store)));
-        let store = Store::open(&registry, &self.store)?;
-        let checked = self.check_reads.then(Default::default);
-        let hub = HubClient::new(config);
-        Ok(ModelCache::from_inner(Inner { store, hub, means, side_by_side: self.side_by_side, checked }))
+        Ok(config)
     }
 }
 
@@ -279,7 +293,7 @@ impl BadVariable {
 }
 
 /// The rate and the memory budget of pulls: those given; else, and only then, those of the environment; else the defaults.
-fn limits(limit_rate: Option<u64>, memory_budget_bytes: Option<u64>, vars: Vars<'_>) -> Result<(Option<u64>, u64)> {
+pub(crate) fn limits(limit_rate: Option<u64>, memory_budget_bytes: Option<u64>, vars: Vars<'_>) -> Result<(Option<u64>, u64)> {
     let limit_rate = match limit_rate {
         Some(given) => Some(given),
         None => variable(vars, LIMIT_RATE)?.map(|text| parse_rate(LIMIT_RATE, &text)).transpose()?,

@@ -4,17 +4,17 @@ use crate::{
     cache::ModelCache,
     choice::Globs,
     error::{Attempted, Error, Result},
-    name::RepoSpec,
+    name::{FilePath, RepoSpec},
     progress::{self, ProgressCallback},
     record::CHUNK_BYTES,
     store::{Content, StoredFile},
 };
 use std::{
     fs, io,
-    os::unix::fs::{FileExt, PermissionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
-use storage::CopyMethod;
+use storage::{CopyMethod, Folder};
 use tokio_util::sync::CancellationToken;
 
 /// How to export.
@@ -55,12 +55,13 @@ impl ModelCache {
     ///
     /// By the cheapest way the file system offers, which the report tells: on XFS and btrfs, where `to` lies on the store's volume,
     /// blocks are shared and nothing is copied; else the kernel copies by itself, where it can. Each file appears under its name
-    /// only when it is whole.
+    /// only when it is whole. Nothing is written outside `to`: links in it are not followed, nor is one that is put there meanwhile. The modes of
+    /// files and folders are those of the process's umask.
     ///
     /// # Errors
     /// [`Error::NotInStore`]; [`Error::FileNotFound`] for a glob that matches nothing; [`Error::InvalidOption`] for a folder in the store
-    /// itself; [`Error::TargetExists`] unless `force` is set, each with nothing written; [`Error::Damaged`] where it is to
-    /// [check](ExportOptions::check); [`Error::Io`]; [`Error::TargetFull`].
+    /// itself, and for a link or file in `to` where a folder of the repo's should be; [`Error::TargetExists`] unless `force` is set, each
+    /// with nothing written; [`Error::Damaged`] where it is to [check](ExportOptions::check); [`Error::Io`]; [`Error::TargetFull`].
     pub fn export(&self, repo: &str, globs: &[String], to: &Path, options: &ExportOptions) -> Result<ExportReport> {
         let spec: RepoSpec = repo.parse()?;
         let globs = Globs::new(globs)?;
@@ -96,6 +97,8 @@ impl ModelCache {
         let unfinished = self.store().fills()?.into_iter().filter(|fill| fill.repo == pinned).map(|fill| fill.path.to_string());
         let mut report = ExportReport { unfinished: unfinished.collect(), ..ExportReport::default() };
         let total_bytes = files.iter().map(|(_, metadata)| metadata.size_bytes).sum();
+        fs::create_dir_all(to).map_err(|source| io_error("create", to, source, 0))?;
+        let root = Folder::open(to).map_err(|source| io_error("open", to, source, 0))?;
         let (mut inline_files, mut method) = (0, None);
         for (path, _) in &files {
             let before = report.bytes;
@@ -107,7 +110,7 @@ impl ModelCache {
                 return Err(Error::FileNotFound { repo, commit, path: path.to_string() });
             };
             let target = to.join(path.as_str());
-            let ways = write_out(&file, &target, options, &tell)?;
+            let ways = write_out(&file, &root, to, path, options, &tell)?;
             tell(file.size_bytes)?;
             match ways {
                 Some(written) => {
@@ -171,10 +174,31 @@ struct Written {
     shared_bytes: u64,
 }
 
-/// Writes one file; `None` for one without extents.
+/// The folder of `path` below `root`, which is at `to`.
+fn enter(root: &Folder, to: &Path, path: &FilePath) -> Result<Option<Folder>> {
+    let Some((folders, _)) = path.as_str().rsplit_once('/') else { return Ok(None) };
+    let mut entered: Option<Folder> = None;
+    let mut at = to.to_owned();
+    for name in folders.split('/') {
+        at.push(name);
+        let next = entered.as_ref().unwrap_or(root).enter(name);
+        entered = Some(next.map_err(|source| match source.kind() {
+            io::ErrorKind::NotADirectory => {
+                let reason = format!("{} is a file, or a link that leads out of it", at.display());
+                Error::InvalidOption { name: "to", value: to.display().to_string(), reason }
+            }
+            _ => io_error("create the folder", &at, source, 0),
+        })?);
+    }
+    Ok(entered)
+}
+
+/// Writes one file below `root`, which is at `to`; `None` for one without extents.
 fn write_out(
     stored: &StoredFile,
-    target: &Path,
+    root: &Folder,
+    to: &Path,
+    path: &FilePath,
     options: &ExportOptions,
     tell: &dyn Fn(u64) -> Result<()>,
 ) -> Result<Option<Written>> {
@@ -182,11 +206,13 @@ fn write_out(
     if options.check {
         stored.check_all()?;
     }
+    let target = &*to.join(path.as_str());
     let failed = |action| move |source: io::Error| io_error(action, target, source, size_bytes);
-    let folder = target.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(failed("create the folder of"))?;
+    let entered = enter(root, to, path)?;
+    // By what is held open: the path may lead elsewhere by now.
+    let folder = entered.as_ref().unwrap_or(root).path();
     // Without a name until it is whole: whatever ends this leaves nothing behind.
-    let partial = storage::UnnamedFile::new_in(folder).map_err(failed("create"))?;
+    let partial = storage::UnnamedFile::new_in(&folder).map_err(failed("create"))?;
     let file = partial.file();
     storage::fail_point("export.begun");
     let mut written = None;
@@ -215,9 +241,7 @@ fn write_out(
             written = Some(Written { costliest, shared_bytes });
         }
     }
-    // What a plain `cp` would give.
-    file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed("write"))?;
-    partial.name(target, options.force).map_err(|error| match error.kind() {
+    partial.name(&folder.join(path.file_name()), options.force).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::TargetExists { path: target.to_owned() },
         _ => io_error("write", target, error, size_bytes),
     })?;

@@ -152,6 +152,12 @@ impl DataFile {
         Self { file, folder, failed: AtomicBool::new(false), punch_step_bytes, syncing: Mutex::new(()) }
     }
 
+    /// The data file of the environment in `folder`, which need not be open, nor sound: to read what lies at places that are known. `None`
+    /// where there is none.
+    pub fn open_to_read(folder: &std::path::Path) -> Result<Option<Self>> {
+        Ok(crate::look::open_data_file(folder)?.map(|file| Self::new(file, folder.to_owned())))
+    }
+
     pub(crate) fn folder(&self) -> &std::path::Path {
         &self.folder
     }

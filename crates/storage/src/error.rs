@@ -118,6 +118,14 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
+    /// Something stands where a file or folder of the store's own should, and it would lead writes elsewhere.
+    #[error("{path:?} is {what}: a store's own files and folders are plain ones")]
+    NotOurs {
+        /// The path.
+        path: PathBuf,
+        /// What stands there.
+        what: &'static str,
+    },
     /// A process of another PID namespace has the store open.
     #[error("{path:?} is open in another container (PID namespace)")]
     OtherPidNamespace {
@@ -156,6 +164,9 @@ impl Error {
             Self::NetworkFileSystem { .. } => Some("put the store on a local disk: --store DIR or MODEL_CACHE_HOME"),
             Self::ReadOnly { .. } => Some("choose a store you may write: --store DIR or MODEL_CACHE_HOME"),
             Self::NotAFolder { .. } => Some("name a folder: --store DIR or MODEL_CACHE_HOME"),
+            Self::NotOurs { .. } => {
+                Some("remove it, if it is none of yours; a store may itself be a link, or below one, but has none in it")
+            }
             Self::OtherPidNamespace { .. } => Some("close it there first, or give each container a store of its own"),
             Self::BeingReplaced { .. } => Some("try again when that is done"),
             Self::NoAddressSpace { .. } => Some(

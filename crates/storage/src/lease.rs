@@ -15,7 +15,10 @@ use std::{
     fs::{self, File},
     io,
     ops::{Range, RangeInclusive},
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -49,15 +52,9 @@ impl LeaseFile {
     /// writers apart by process id, so two namespaces would crash each other. [`Error::BeingReplaced`] while somebody has it to
     /// himself ([`FileLock`](crate::FileLock)).
     pub fn open(path: PathBuf) -> Result<Self> {
-        let inode = fs::metadata("/proc/self/ns/pid").map_err(|source| Error::Io {
-            action: "find the PID namespace at",
-            path: "/proc/self/ns/pid".into(),
-            source,
-        })?;
-        // Numbers of namespaces are 32 bits wide.
-        let own = NAMESPACES.start + i64::from(inode.ino() as u32);
+        let own = own_namespace()?;
         let namespace = loop {
-            let file = open(&path)?;
+            let file = crate::disk::open_file(&path, "open")?;
             if !set(&path, &file, libc::F_RDLCK, own, 1)? {
                 return Err(Error::BeingReplaced { path });
             }
@@ -123,7 +120,7 @@ impl LeaseFile {
     ///
     /// The kernel names no process for such locks, so this walks `/proc/*/fdinfo`: milliseconds, for messages to people only.
     pub fn holders(&self, id: u64) -> Vec<u32> {
-        holders(&self.path, &|locked| locked.contains(&id))
+        holders(&self.path, &|lock| lock.holds(id))
     }
 
     /// A description of its own of the very file that was opened, also where another took its path since.
@@ -138,6 +135,50 @@ impl LeaseFile {
         let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
         let exclusive_of = exclusive.then(std::process::id);
         Ok(set(&self.path, &file, kind, checked(id), 1)?.then_some(Lease { file, id, exclusive_of }))
+    }
+}
+
+/// A lock of the lease file that some process holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Locked {
+    /// The process.
+    pub process: u32,
+    /// Leases on numbers that follow one another are told as one; beyond [`MAX_LEASE_ID`] is what each process holds that has the store open.
+    bytes: RangeInclusive<u64>,
+    /// Whether it is exclusive: a fill, or a free.
+    pub exclusive: bool,
+}
+
+impl Locked {
+    /// Whether it is a lease on `id`.
+    pub fn holds(&self, id: u64) -> bool {
+        self.bytes.contains(&id)
+    }
+}
+
+impl LeaseFile {
+    /// Every lock that processes this one may look at hold in the lease file at `path`, without opening it.
+    ///
+    /// The kernel names no process for such locks, so this walks `/proc/*/fdinfo`: milliseconds.
+    pub fn locks_in(path: &Path) -> Vec<Locked> {
+        let (Ok(target), Ok(processes)) = (fs::canonicalize(path), fs::read_dir("/proc")) else { return Vec::new() };
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.flat_map(|pid| locks_of(pid, &target).unwrap_or_default()).collect()
+    }
+
+    /// Whether processes of this PID namespace, and whether some of another, have the store of the lease file at `path` open. Nothing is
+    /// written, or locked.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also where there is no such file.
+    pub fn namespaces_in(path: &Path) -> Result<(bool, bool)> {
+        let io = |source| Error::Io { action: "open", path: path.to_owned(), source };
+        let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path).map_err(io)?;
+        let own = own_namespace()?;
+        let held = |range: Range<i64>| conflict(path, &file, libc::F_WRLCK, range.start, range.end - range.start);
+        let others = held(NAMESPACES.start..own)?.is_some() || held(own + 1..NAMESPACES.end)?.is_some();
+        Ok((held(own..own + 1)?.is_some(), others))
     }
 }
 
@@ -178,47 +219,43 @@ impl Drop for Lease {
     }
 }
 
-/// The processes that have a lock on bytes of the file at `path` that `wanted` says yes to, as far as this one may look.
-pub(crate) fn holders(path: &Path, wanted: &dyn Fn(RangeInclusive<u64>) -> bool) -> Vec<u32> {
-    let Ok(target) = fs::canonicalize(path) else { return Vec::new() };
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let mut pids: Vec<u32> = processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| holds(*pid, &target, wanted).unwrap_or(false))
-        .collect();
+/// The processes that have a lock on the file at `path` that `wanted` says yes to, as far as this one may look.
+pub(crate) fn holders(path: &Path, wanted: &dyn Fn(&Locked) -> bool) -> Vec<u32> {
+    let mut pids: Vec<u32> = LeaseFile::locks_in(path).iter().filter(|lock| wanted(lock)).map(|lock| lock.process).collect();
     pids.sort_unstable();
+    pids.dedup();
     pids
 }
 
-/// Whether process `pid` has such a lock.
-fn holds(pid: u32, target: &Path, wanted: &dyn Fn(RangeInclusive<u64>) -> bool) -> io::Result<bool> {
+/// The byte of this PID namespace.
+fn own_namespace() -> Result<i64> {
+    const PATH: &str = "/proc/self/ns/pid";
+    let inode = fs::metadata(PATH);
+    let inode = inode.map_err(|source| Error::Io { action: "find the PID namespace at", path: PATH.into(), source })?;
+    // Numbers of namespaces are 32 bits wide.
+    Ok(NAMESPACES.start + i64::from(inode.ino() as u32))
+}
+
+/// The locks process `pid` has on the file `target`.
+fn locks_of(pid: u32, target: &Path) -> io::Result<Vec<Locked>> {
+    let mut found = Vec::new();
     for fd in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let fd = fd?;
         if fs::read_link(fd.path()).is_ok_and(|path| path == target) {
             let name = fd.file_name();
             let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", name.to_string_lossy())).unwrap_or_default();
-            if info.lines().filter_map(locked).any(wanted) {
-                return Ok(true);
-            }
+            found.extend(info.lines().filter_map(|line| parse_lock(pid, line)));
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
-/// The bytes a line of `/proc/<pid>/fdinfo/<fd>` says are locked: `lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 9`.
-fn locked(line: &str) -> Option<RangeInclusive<u64>> {
-    let mut words = line.strip_prefix("lock:")?.split_whitespace().rev();
-    let (end, start) = (words.next()?, words.next()?);
-    Some(start.parse().ok()?..=if end == "EOF" { u64::MAX } else { end.parse().ok()? })
-}
-
-fn open(path: &Path) -> Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Error::ReadOnly { path: path.parent().unwrap_or(path).to_owned(), source }
-        }
-        _ => Error::Io { action: "open", path: path.to_owned(), source },
-    })
+/// A line of `/proc/<pid>/fdinfo/<fd>`: `lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 9`.
+fn parse_lock(process: u32, line: &str) -> Option<Locked> {
+    let words: Vec<&str> = line.strip_prefix("lock:")?.split_whitespace().collect();
+    let [.., kind, _, _, start, end] = words[..] else { return None };
+    let end = if end == "EOF" { u64::MAX } else { end.parse().ok()? };
+    Some(Locked { process, bytes: start.parse().ok()?..=end, exclusive: kind == "WRITE" })
 }
 
 fn checked(id: u64) -> i64 {
@@ -314,6 +351,11 @@ mod tests {
         let _lease = leases.try_shared(3).unwrap().unwrap();
         assert_eq!(leases.holders(3), [std::process::id()]);
         assert!(leases.holders(4).is_empty());
+        let _filler = leases.try_exclusive(5).unwrap().unwrap();
+        let locks = LeaseFile::locks_in(&leases.path);
+        let held = |id| locks.iter().filter(|lock| lock.holds(id)).map(|lock| lock.exclusive).collect::<Vec<_>>();
+        assert_eq!((locks.len(), held(3), held(4), held(5)), (3, vec![false], vec![], vec![true]));
+        assert_eq!(LeaseFile::namespaces_in(&leases.path).unwrap(), (true, false));
         // The kernel tells neighbours in one description as one range.
         let several = leases.shared().unwrap();
         assert!((10..14).all(|id| several.try_add(id).unwrap()));
@@ -349,7 +391,7 @@ mod tests {
     fn another_pid_namespace_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("leases");
-        let other = open(&path).unwrap();
+        let other = crate::disk::open_file(&path, "open").unwrap();
         let inode = fs::metadata("/proc/self/ns/pid").unwrap().ino() as u32;
         assert!(set(&path, &other, libc::F_RDLCK, NAMESPACES.start + i64::from(inode ^ 1), 1).unwrap());
         assert!(matches!(LeaseFile::open(path), Err(Error::OtherPidNamespace { .. })));

@@ -26,10 +26,12 @@ mod error;
 mod extent;
 mod fail;
 mod file_lock;
+mod folder;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
 mod lease;
+mod look;
 mod mapping;
 mod mdbx;
 mod records;
@@ -43,12 +45,16 @@ mod writeback;
 pub use codec::Record;
 pub use copy::CopyMethod;
 pub use data_file::{DataFile, ExtentHeader, Journal};
-pub use disk::{Ballast, allocated_bytes, free_bytes, has_room, open_folder};
+pub use disk::{
+    Ballast, FileSystem, allocated_bytes, file_system, free_bytes, has_room, is_shared, may_write, open_folder, refuse_link,
+};
 pub use error::{Error, Result};
 pub use extent::{Alignment, Extent, ExtentSpec, Extents, ExtentsWrite, HEADER_REGION_BYTES, PAGE_BYTES};
 pub use fail::fail_point;
 pub use file_lock::FileLock;
-pub use lease::{Lease, LeaseFile, MAX_LEASE_ID, SharedLeases};
+pub use folder::Folder;
+pub use lease::{Lease, LeaseFile, Locked, MAX_LEASE_ID, SharedLeases};
+pub use look::{EnvironmentInfo, copy_environment, environment_info, reader_slots};
 pub use mapping::{Mapping, SeparateMappings};
 pub use records::{ReadTxn, Records, Table, WriteTxn};
 pub use registry::{Shared, StorageRegistry};

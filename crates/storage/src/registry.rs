@@ -101,9 +101,11 @@ impl Opened {
         folder: &Path,
         open: impl FnOnce() -> Result<T>,
     ) -> Result<Arc<Shared<T>>> {
-        disk::open_folder(folder)?;
+        disk::open_inner_folder(folder)?;
         let lock_file = disk::preallocate(&folder.join("mdbx.lck"), LOCK_FILE_BYTES)?;
         fail_point("open.lock_file_made");
+        // Made here, for whom it should be; libmdbx takes an empty one for a new one.
+        disk::make_file(&folder.join(mdbx::DATA_FILE))?;
         let id = (lock_file.dev(), lock_file.ino());
         let mut environments = self.lock();
         loop {
@@ -144,8 +146,9 @@ impl StorageRegistry {
     /// Opens, or shares, the environment of records in `folder`, creating it and its `tables` where missing.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], [`Error::NetworkFileSystem`], [`Error::NotAFolder`], [`Error::NoSpace`] if it would have to be
-    /// created with less than 16 MiB free, or [`Error::Engine`] for a file that is not libmdbx's, or of another kind.
+    /// [`Error::ReadOnly`], [`Error::NetworkFileSystem`], [`Error::NotAFolder`], [`Error::NotOurs`] for a link, [`Error::NoSpace`] if it
+    /// would have to be created with less than 16 MiB free, [`Error::BadEnvironment`] for a file that is damaged or not libmdbx's, or
+    /// [`Error::Engine`] for one of another kind.
     pub fn records(&self, folder: &Path, tables: &[&str]) -> Result<Arc<Shared<Records>>> {
         let records = Opened::here().get_or_open(folder, || mdbx::open_records(folder, tables).map(Records::new))?;
         // Whoever opened it may have known fewer tables.

@@ -3,6 +3,7 @@
 mod backup;
 mod bytes;
 mod check;
+mod doctor;
 mod folder;
 mod list;
 mod mount;
@@ -41,5 +42,6 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Repair { repo, dry_run } => repair::repair(cx, repo, dry_run).await,
         Command::Rm { repo, glob, quant, yes } => remove::rm(cx, repo, glob, quant, yes).await,
         Command::Gc => remove::gc(cx).await,
+        Command::Doctor => doctor::doctor(cx).await,
     }
 }

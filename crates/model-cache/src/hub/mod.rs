@@ -16,6 +16,7 @@ mod field;
 mod file;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
+mod probe;
 mod retry;
 mod status;
 #[cfg(test)]
@@ -28,5 +29,6 @@ pub(crate) use auth::Token;
 pub(crate) use client::HubClient;
 pub(crate) use env::{HubConfig, Vars, parse_endpoint, text as variable};
 pub(crate) use file::{Location, RangeBody, RangeOutcome};
+pub(crate) use probe::Who;
 pub(crate) use retry::{RetryNotice, RetryPolicy, random_unit};
 pub(crate) use tree::TreeFile;

@@ -36,6 +36,11 @@ pub(super) fn resolve_url(endpoint: &Url, repo: &RepoId, commit: &CommitId, path
     below(endpoint, &format!("{repo}/resolve/{commit}/{}", encode_path(path)))
 }
 
+/// `{endpoint}/api/whoami-v2`
+pub(super) fn whoami_url(endpoint: &Url) -> Url {
+    below(endpoint, "api/whoami-v2")
+}
+
 /// `path`, already encoded, below the endpoint's own path.
 fn below(endpoint: &Url, path: &str) -> Url {
     let mut url = endpoint.clone();

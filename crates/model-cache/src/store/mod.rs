@@ -17,8 +17,8 @@ mod free;
 #[cfg(test)]
 mod protocol;
 mod read;
-mod snapshot;
 mod repair;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -30,9 +30,9 @@ pub(crate) use follow::{Followers, spawn};
 pub use free::Removed;
 pub(crate) use free::Selection;
 pub(crate) use read::{Content, StoredFile, View};
+pub(crate) use repair::{MendedRecords, Suspect, discard};
 pub use snapshot::LeftOut;
 pub(crate) use snapshot::{Restored, Snapshot};
-pub(crate) use repair::{MendedRecords, Suspect, discard};
 
 use crate::{
     error::{Attempted, Error, Result},
@@ -49,17 +49,17 @@ use storage::{
     Alignment, Ballast, Extents, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn, fail_point,
 };
 
-const CHUNKS_FOLDER: &str = "model_cache_chunks";
-const MANIFESTS_FOLDER: &str = "model_cache_manifests";
+pub(crate) const CHUNKS_FOLDER: &str = "model_cache_chunks";
+pub(crate) const MANIFESTS_FOLDER: &str = "model_cache_manifests";
 const CHUNKS_TABLE: &str = "chunks";
-const BALLAST_BYTES: u64 = 16 << 20;
+pub(crate) const BALLAST_BYTES: u64 = 16 << 20;
 /// With less than this free, a commit of the records that failed did so for lack of space.
 const RECORDS_ROOM_BYTES: u64 = 1 << 20;
 
 /// Held shared by everybody who fills, so that a free can tell whether a sync would write somebody's gigabytes.
 const ANY_FILL_LEASE: u64 = MAX_LEASE_ID;
 /// Leases on activities begin here; blob ids lie below.
-const ACTIVITY_LEASES: u64 = 1 << 60;
+pub(crate) const ACTIVITY_LEASES: u64 = 1 << 60;
 
 /// An open store. Shared by everything that works on it.
 pub(crate) struct Store {
@@ -94,6 +94,9 @@ impl Store {
         storage::open_folder(folder).attempted(opening)?;
         let folder =
             std::path::absolute(folder).map_err(|source| Error::Io { action: "find", path: folder.to_owned(), source })?;
+        for inner in [MANIFESTS_FOLDER, CHUNKS_FOLDER] {
+            storage::refuse_link(&folder.join(inner)).attempted(opening)?;
+        }
         let leases = LeaseFile::open(folder.join("leases")).attempted(opening)?;
         fail_point("open.leases_opened");
         let ballast = Ballast::new(folder.join("ballast"), BALLAST_BYTES);
@@ -104,6 +107,7 @@ impl Store {
             let what = format!("opening the store {}", folder.display());
             return Err(Error::NoSpace { what, needed_bytes: BALLAST_BYTES / 2, free_bytes });
         }
+        refuse_lost_records(&folder)?;
         let records = registry.records(&folder.join(MANIFESTS_FOLDER), &TABLES).attempted(opening)?;
         fail_point("open.records_opened");
         let alignment = match check_format(&folder, &records)? {
@@ -557,18 +561,32 @@ fn link(txn: &WriteTxn<'_>, blob: &mut BlobRecord, blob_key: &str, meta_key: Str
     txn.put(&BLOBS, blob_key, blob).attempted(writing)
 }
 
+/// Refuses chunks whose records are gone. Empty ones in their place would hide the loss, and the next `gc` would free every chunk.
+fn refuse_lost_records(folder: &Path) -> Result<()> {
+    let file = |name: &str| std::fs::symlink_metadata(folder.join(name).join("mdbx.dat")).ok();
+    // What is no plain file is refused as such.
+    let bytes = |name: &str| file(name).filter(|metadata| metadata.is_file()).map_or(0, |metadata| metadata.len());
+    // In this order: a process that makes the store just now makes its records first.
+    if bytes(CHUNKS_FOLDER) > 0 && bytes(MANIFESTS_FOLDER) == 0 {
+        return Err(storage::Error::BadEnvironment {
+            action: "open",
+            environment: folder.join(MANIFESTS_FOLDER),
+            source: "its data file is empty or gone, and the chunks it has the records of are here".into(),
+        })
+        .attempted(|| format!("could not open the store {}", folder.display()));
+    }
+    Ok(())
+}
+
 /// The store's format. Refuses a newer one before anything of it is read or written; marks a new store.
 fn check_format(folder: &Path, records: &Records) -> Result<u32> {
     let reading = || format!("could not read the format of the store {}", folder.display());
     let found = records.begin_read().attempted(reading)?.get_bytes(&STORE, "format").attempted(reading)?;
     match found {
-        Some(bytes) => match <[u8; 4]>::try_from(bytes.as_slice()).map(u32::from_le_bytes) {
+        Some(bytes) => match format_of(&bytes) {
             Ok(found @ 1..=FORMAT) => Ok(found),
             Ok(found) => Err(Error::StoreFormat { store: folder.to_owned(), found, supported: FORMAT }),
-            Err(_) => Err(Error::Damaged {
-                what: format!("the store {}", folder.display()),
-                reason: format!("its format number has {} bytes, not 4", bytes.len()),
-            }),
+            Err(reason) => Err(Error::Damaged { what: format!("the store {}", folder.display()), reason }),
         },
         None => {
             let txn = records.begin_write().attempted(writing)?;
@@ -590,6 +608,12 @@ fn check_format(folder: &Path, records: &Records) -> Result<u32> {
             if is_new { Ok(FORMAT) } else { check_format(folder, records) }
         }
     }
+}
+
+/// The number in the record `format`, or what is wrong with it.
+pub(crate) fn format_of(bytes: &[u8]) -> std::result::Result<u32, String> {
+    let number = bytes.try_into().map(u32::from_le_bytes);
+    number.map_err(|_| format!("its format number has {} bytes, not 4", bytes.len()))
 }
 
 fn activity_lease(activity: &str) -> u64 {

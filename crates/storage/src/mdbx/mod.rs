@@ -5,6 +5,7 @@
 
 mod check;
 mod free_pages;
+pub(crate) mod meta;
 mod spare;
 
 use crate::{
@@ -17,7 +18,7 @@ use libmdbx::{
     Transaction, TransactionKind,
 };
 use std::{
-    ffi::CStr,
+    ffi::{CStr, c_int, c_void},
     fs::{self, File},
     io,
     mem::{self, ManuallyDrop},
@@ -50,6 +51,8 @@ const CREATE_HEADROOM_BYTES: u64 = 16 << 20;
 const TABLES_HEADROOM_BYTES: u64 = 4 << 20;
 /// With less than this free, a commit that failed did so for lack of space.
 const COMMIT_ROOM_BYTES: u64 = 4 << 20;
+/// Mode of what libmdbx would make; [`disk::make_file`] was there before it.
+const OWNER_ALONE: u32 = 0o600;
 /// Pages of an environment of records.
 const RECORDS_PAGE_BYTES: usize = 4 << 10;
 
@@ -159,6 +162,7 @@ pub(crate) fn build_options() -> &'static str {
 
 pub(crate) fn open_records(folder: &Path, tables: &[&str]) -> Result<RecordsDb> {
     let options = DatabaseOptions {
+        permissions: Some(OWNER_ALONE),
         max_tables: Some(16),
         max_readers: Some(MAX_READERS),
         no_rdahead: true,
@@ -186,6 +190,7 @@ pub(crate) fn open_extents(folder: &Path, table: &str, page_bytes: usize) -> Res
         });
     }
     let options = DatabaseOptions {
+        permissions: Some(OWNER_ALONE),
         max_tables: Some(4),
         max_readers: Some(MAX_READERS),
         // A cold open would otherwise read ahead through gigabytes of data nobody asked for.
@@ -443,6 +448,41 @@ fn is_new(folder: &Path, page_bytes: usize) -> Result<bool> {
     }
 }
 
+/// The reader slots of the environment of records in `folder`, which another process has open: process and transactions since.
+///
+/// Opens it to read, which is a place in its lock file and nothing in its data. An environment that is open in this process is refused.
+pub(crate) fn reader_slots(folder: &Path) -> Result<Vec<(u32, u64)>> {
+    type Slots = Vec<(u32, u64)>;
+    /// # Safety
+    /// - `slots` leads to a [`Slots`] nobody else uses during the call.
+    unsafe extern "C" fn take(
+        slots: *mut c_void,
+        _number: c_int,
+        _slot: c_int,
+        process: mdbx_sys::mdbx_pid_t,
+        _thread: mdbx_sys::mdbx_tid_t,
+        _transaction: u64,
+        lag: u64,
+        _used: usize,
+        _retained: usize,
+    ) -> c_int {
+        // SAFETY: `reader_slots` gave this place, its own, to the call of libmdbx that calls this.
+        unsafe { (*slots.cast::<Slots>()).push((process as u32, lag)) };
+        0
+    }
+    let options = DatabaseOptions { mode: Mode::ReadOnly, accede: true, no_rdahead: true, ..Default::default() };
+    let failed = |source| open_error("look at the readers of", folder, source);
+    let db = Database::<NoWriteMap>::open_with_options(folder, options).map_err(failed)?;
+    let mut slots = Slots::new();
+    // SAFETY: the environment is open for as long as `db` lives; `take` is given `slots`, which outlives the call and is not used meanwhile.
+    let code = unsafe { mdbx_sys::mdbx_reader_list(db.ptr().0, Some(take), (&raw mut slots).cast()) };
+    // Positive where there are none.
+    if code < 0 || (code > 0 && code != mdbx_sys::MDBX_RESULT_TRUE) {
+        return Err(failed(libmdbx::Error::from_err_code(code)));
+    }
+    Ok(slots)
+}
+
 /// Reads the page number of a large value from the header before it.
 ///
 /// # Safety
@@ -480,7 +520,13 @@ fn open_error(action: &'static str, folder: &Path, source: libmdbx::Error) -> Er
         | libmdbx::Error::PageNotFound
         | libmdbx::Error::CursorFull
         | libmdbx::Error::Invalid
-        | libmdbx::Error::VersionMismatch) => Error::BadEnvironment { action, environment: path, source: Box::new(source) },
+        | libmdbx::Error::VersionMismatch) => {
+            let source = match meta::what_is(&folder.join(DATA_FILE)) {
+                Some(what) => what.into(),
+                None => source.into(),
+            };
+            Error::BadEnvironment { action, environment: path, source }
+        }
         source => Error::Engine { action, environment: path, source: Box::new(source) },
     }
 }
