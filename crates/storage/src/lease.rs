@@ -205,7 +205,7 @@ fn holds(pid: u32, target: &Path, wanted: &dyn Fn(RangeInclusive<u64>) -> bool) 
     Ok(false)
 }
 
-/// The bytes a line of `/proc/<pid>/fdinfo/<fd>` says are locked: `lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 9`.
+/// The bytes a line of `/proc/<pid>/fdinfo/<fd>` says are locked: `lock: 1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 9`.
 fn locked(line: &str) -> Option<RangeInclusive<u64>> {
     let mut words = line.strip_prefix("lock:")?.split_whitespace().rev();
     let (end, start) = (words.next()?, words.next()?);
