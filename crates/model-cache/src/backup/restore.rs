@@ -341,7 +341,9 @@ impl Building {
             return Err(Error::Busy { what: target.store.display().to_string(), reason: "another restore is at it" });
         };
         let building = Self { folder, lock: Some(lock) };
-        building.clear()?;
+        if building.clear()? {
+            tracing::warn!(folder = %building.folder.display(), "what an earlier restore left was removed");
+        }
         fail_point("restore.cleared");
         if matches!(target.there, There::Store(_)) && !building.can_exchange()? {
             return refuse(
@@ -356,17 +358,17 @@ impl Building {
         Ok(building)
     }
 
-    /// Takes away what an earlier restore left.
-    fn clear(&self) -> Result<()> {
+    /// Takes away all but the lock; whether there was anything.
+    fn clear(&self) -> Result<bool> {
+        let mut found = false;
         for name in [STORE].iter().chain(&PROBES) {
             let path = self.folder.join(name);
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
-                Err(_) => {}
-                Ok(()) => tracing::warn!(path = %path.display(), "what an earlier restore left was removed"),
+                removed => found |= removed.is_ok(),
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     fn can_exchange(&self) -> Result<bool> {
@@ -461,7 +463,7 @@ impl Building {
     /// Takes away all of it; what can't be removed is left to the next restore.
     fn remove(&mut self) {
         let Some(lock) = self.lock.take() else { return };
-        let removed = self.clear().and_then(|()| {
+        let removed = self.clear().and_then(|_| {
             fail_point("restore.emptied");
             // While it is locked: whoever waits for it sees that it is gone, and makes another.
             fs::remove_file(self.folder.join(LOCK))
