@@ -4,7 +4,7 @@
 //! A record's CRC32C says nothing of its key, and libmdbx has no checksums: what a flipped bit in a key makes of a name is told by the
 //! row that counts this name among its own, and the other way round.
 
-use super::Store;
+use super::{Store, read::sealed_extents};
 use crate::{
     digest::Digest,
     error::{Attempted, Result},
@@ -120,15 +120,16 @@ impl Store {
     fn check_chunk_keys(&self, audit: &mut Audit) -> Result<()> {
         let mut found = Vec::new();
         for (blob_key, blob) in &audit.blobs {
-            if blob.state != BlobState::Sealed || blob.is_inline() {
+            // What has not a page for each chunk was told of as such.
+            if blob.state != BlobState::Sealed || blob.is_inline() || blob.pages.len() != blob.layout().chunks() as usize {
                 continue;
             }
-            for (index, page) in blob.pages.iter().enumerate() {
+            for (index, extent) in sealed_extents(blob).into_iter().enumerate() {
                 let chunk_key = key::chunk(&blob.home, index as u32);
                 let reason = match self.extents.locate(&chunk_key) {
-                    Ok(Some(extent)) if extent.page == *page => continue,
-                    Ok(Some(extent)) => format!("it leads to page {}, its row says {page}", extent.page),
-                    Ok(None) => format!("it is gone; its chunk is at page {page}"),
+                    Ok(Some(found)) if found == extent => continue,
+                    Ok(Some(found)) => format!("it leads to {found:?}, its row to {extent:?}"),
+                    Ok(None) => format!("it is gone; its chunk is at page {}", extent.page),
                     Err(error) => error.to_string(),
                 };
                 if self.blob(blob_key)?.is_some_and(|now| now.id == blob.id && now.state == BlobState::Sealed) {

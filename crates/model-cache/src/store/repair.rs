@@ -142,8 +142,8 @@ impl Store {
                 continue;
             }
             let reason = match self.extents.locate(&key::chunk(&row.home, index)) {
-                Ok(Some(found)) if found.page == extent.page => continue,
-                Ok(Some(found)) => format!("chunk {index}'s key leads to page {}, not {}", found.page, extent.page),
+                Ok(Some(found)) if found == extent => continue,
+                Ok(Some(found)) => format!("chunk {index}'s key leads to {found:?}, its row to {extent:?}"),
                 Ok(None) => format!("chunk {index}'s key is gone"),
                 Err(error) => format!("chunk {index}'s key is damaged: {error}"),
             };
