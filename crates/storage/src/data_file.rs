@@ -302,6 +302,10 @@ impl DataFile {
         self.punch_range(hole(extent))
     }
 
+    pub(crate) fn file_bytes(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(|source| self.io("find the size of", source))?.len())
+    }
+
     /// Takes the disk space of a range of bytes away; they read as zeros.
     pub(crate) fn punch_range(&self, mut rest: Range<u64>) -> Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;

@@ -357,7 +357,7 @@ impl ExtentsWrite<'_> {
         if !crate::can_punch() {
             return Ok(());
         }
-        let free = self.extents.db.free_pages(&self.txn)?;
+        let free = self.extents.db.free_pages(&self.txn, writer.file_bytes()?.div_ceil(PAGE_BYTES))?;
         for key in self.keys()? {
             let Some(extent) = self.locate(&key)? else { continue };
             let used = u64::from(extent.page)..(extent.data_offset() + extent.data_bytes).div_ceil(PAGE_BYTES);

@@ -219,15 +219,16 @@ fn remove(
     report: &mut Report,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let allocated = || std::fs::metadata(structures.extents.data_file_path()).map(|metadata| metadata.blocks() * 512);
-    let (before, mut freed_bytes) = (allocated()?, 0);
+    let complete = || cache.stats().map(|stats| stats.live_bytes + stats.derived_bytes);
+    // What was begun may have had no space yet.
+    let (before, complete_before) = (allocated()?, complete()?);
     for repo in &also.remove {
         match cache.delete_model(repo) {
-            Ok(removed) => freed_bytes += removed.freed_bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
         }
     }
-    let after = allocated()?;
+    let (after, freed_bytes) = (allocated()?, complete_before - complete()?);
     // Small files take no space of this file, and libmdbx a little for what it did.
     // The space of a reservation that a power loss undid is for `gc` to find.
     if !also.orphans && after + freed_bytes > before + FREED_SLACK_BYTES {

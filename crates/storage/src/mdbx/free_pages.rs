@@ -8,9 +8,9 @@ use std::{ffi::c_int, ops::Range};
 struct Spans(Vec<Range<u64>>);
 
 impl Env<WriteMap> {
-    /// Ranges of pages that no reader of any process, no commit, and no commit a power loss would bring back leads to, the file's end beyond the last
-    /// page in use included. True for as long as `txn`, which has changed nothing, keeps other writers out.
-    pub(crate) fn free_pages(&self, txn: &Writing<'_, WriteMap>) -> Result<Vec<Range<u64>>> {
+    /// Ranges of pages that no reader of any process, no commit, and no commit a power loss would bring back leads to, the end of the file, which has
+    /// `file_pages`, included. True for as long as `txn`, which has changed nothing, keeps other writers out.
+    pub(crate) fn free_pages(&self, txn: &Writing<'_, WriteMap>, file_pages: u64) -> Result<Vec<Range<u64>>> {
         let mut spans = Spans::default();
         // SAFETY: numbers, which libmdbx fills in.
         let mut info: mdbx_sys::MDBX_gc_info_t = unsafe { std::mem::zeroed() };
@@ -24,7 +24,8 @@ impl Env<WriteMap> {
             self.check(code, "list the free pages of")?;
         }
         let mut free = spans.0;
-        free.push(info.pages_allocated as u64..info.pages_backed.max(info.pages_allocated) as u64);
+        // The file may be longer than libmdbx wrote down: a transaction that grew it was not committed.
+        free.push(info.pages_allocated as u64..file_pages.max(info.pages_allocated as u64));
         Ok(free)
     }
 }
