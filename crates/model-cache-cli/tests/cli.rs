@@ -235,8 +235,8 @@ fn a_disk_without_room_is_exit_code_6_with_what_is_needed_and_what_there_is() {
         let program = machine.command(args);
         let mut command = Command::new("unshare");
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
-        command.args(if is_root { &[][..] } else { &["--user", "--map-root-user"] });
-        command.args(["--mount", "sh", "-ec", r#"mount -t tmpfs -o size=60M tmpfs "$0"; exec "$@""#]);
+        let user: &[&str] = if is_root { &[] } else { &["--user", "--map-root-user"] };
+        command.args(user).args(["--mount", "sh", "-ec", r#"mount -t tmpfs -o size=60M tmpfs "$0"; exec "$@""#]);
         command.arg(machine.path("store")).arg(program.get_program()).args(program.get_args());
         command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).stdin(Stdio::null());
         Ran::from(command.output().unwrap())
