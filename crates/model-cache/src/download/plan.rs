@@ -53,7 +53,11 @@ impl Plan {
     /// Takes the next run of missing blocks, at most `most` of them, from the front: the digest follows the front.
     pub(crate) fn take(&mut self, most: usize) -> Option<Range<u64>> {
         let start = (self.first_missing..self.blocks.len()).find(|&block| self.blocks[block] == Block::Missing)?;
-        let run = self.blocks[start..].iter().take(most).take_while(|block| **block == Block::Missing).count();
+        // A begun block only as the first: bytes of it that come after another's end would be written anew.
+        let goes_on = |block: &usize| {
+            self.blocks[*block] == Block::Missing && (*block == start || !self.begun.contains_key(&(*block as u64)))
+        };
+        let run = (start..self.blocks.len()).take(most).take_while(goes_on).count();
         self.blocks[start..start + run].fill(Block::Taken);
         self.first_missing = start + run;
         Some(start as u64..(start + run) as u64)
@@ -230,6 +234,14 @@ mod tests {
         plan.land(1);
         assert_eq!((plan.begun(1), plan.most_here()), (None, 2 * BLOCK_BYTES));
         assert!(!plan.unclaim(1, Some(begun(70))));
+    }
+
+    #[test]
+    fn a_begun_block_is_the_first_of_a_request_or_none_of_it() {
+        let mut plan = Plan::new(&[false; 4], 1);
+        assert_eq!(plan.claim(2), Some(0));
+        assert!(plan.unclaim(2, Some(Begun { bytes: 1, crc: 7 })));
+        assert_eq!([(); 3].map(|()| plan.take(8)), [Some(0..2), Some(2..4), None]);
     }
 
     #[test]
