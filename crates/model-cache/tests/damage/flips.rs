@@ -121,7 +121,8 @@ impl Image {
 struct Places([Vec<(usize, std::ops::Range<u64>)>; PLACES.len()]);
 
 impl Places {
-    fn of(images: &[Image; 2]) -> Self {
+    /// `live` are the extents there are: what freed ones held may be key pages by now.
+    fn of(images: &[Image; 2], live: &BTreeMap<u64, u64>) -> Self {
         let mut places: [Vec<_>; PLACES.len()] = Default::default();
         let [records, extents] = images;
         for (at, _) in &records.pages {
@@ -134,26 +135,31 @@ impl Places {
         places[7].truncate((places[1].len() / 4).max(8));
         let (mut data_end, mut key_pages) = (0, Vec::new());
         for at in (0..extents.bytes).step_by(EXTENTS_PAGE as usize) {
-            let is_header = (0..8).map(|n| extents.byte(at + 64 + n)).eq(*b"MDXEXTNT");
             if at < 3 * EXTENTS_PAGE {
                 places[2].push((1, at..at + 256));
             } else if at < data_end {
                 places[5].push((1, at..(at + EXTENTS_PAGE).min(data_end)));
-            } else if is_header {
-                let size = u64::from_le_bytes(std::array::from_fn(|n| extents.byte(at + 88 + n as u64)));
+            } else if let Some(size) = live.get(&(at / EXTENTS_PAGE)) {
                 data_end = at + EXTENTS_PAGE + size;
                 places[4].push((1, at + 64..at + 128 + size.div_ceil(BLOCK) * 8));
                 places[6].push((1, at..at + 64));
                 places[6].push((1, at + 1024..at + EXTENTS_PAGE));
             } else {
                 let used = (at..at + EXTENTS_PAGE).step_by(64).filter(|line| (0..64).any(|n| extents.byte(line + n) != 0));
-                let used: Vec<_> = used.map(|line| (1, line..line + 64)).collect();
-                places[3].extend(used.iter().cloned());
-                key_pages.push((written(extents, at), used));
+                places[3].extend(used.map(|line| (1, line..line + 64)));
+                // Of a page of a tree: its header with the places of its nodes, and the nodes at its end. Between them is what it held before.
+                let number = |offset: u64, bytes: u64| {
+                    (0..bytes).fold(0, |sum, n| sum | u64::from(extents.byte(at + offset + n)) << (8 * n))
+                };
+                if number(16, 4) == at / EXTENTS_PAGE && matches!(number(10, 2), 1 | 2) {
+                    let (lower, upper) = (20 + number(12, 2), 20 + number(14, 2));
+                    key_pages.push((written(extents, at), [(1, at..at + lower), (1, at + upper..at + EXTENTS_PAGE)]));
+                }
             }
         }
         key_pages.sort_by_key(|(written, _)| std::cmp::Reverse(*written));
         places[8] = key_pages.into_iter().take(4).flat_map(|(_, used)| used).collect();
+        assert!(!places[8].is_empty());
         Self(places)
     }
 
@@ -201,6 +207,15 @@ pub(crate) fn everything(store: &Path) -> BTreeMap<String, Vec<u8>> {
 
 type Truth = BTreeMap<(String, String), Vec<u8>>;
 type Name<'a> = (&'a String, &'a String, &'a Vec<u8>);
+
+/// Where each extent of the store is, and how long its data.
+fn live_extents(store: &Path) -> BTreeMap<u64, u64> {
+    let registry = StorageRegistry::new(store);
+    let extents = registry.extents(&store.join("model_cache_chunks"), "chunks", Alignment::LargePage).unwrap();
+    let keys = extents.begin_free().unwrap().keys().unwrap();
+    let extent = |key: &String| extents.locate(key).unwrap().unwrap();
+    keys.iter().map(extent).map(|extent| (u64::from(extent.page), extent.data_bytes)).collect()
+}
 
 /// Looks at a store in which a bit was flipped: what came of it, and the files that are right still.
 fn judge<'a>(cache: &ModelCache, store: &Path, truth: &'a Truth, whole: &BTreeMap<String, Vec<u8>>) -> (Verdict, Vec<Name<'a>>) {
@@ -255,7 +270,7 @@ pub(crate) fn flip(store: &Path, seed: u64, from: u64, to: u64) -> Result<String
     let truth = truth_of(store);
     let images = [Image::of(store.join(RECORDS)), Image::of(store.join(EXTENTS))];
     let whole = everything(store);
-    let places = Places::of(&images);
+    let places = Places::of(&images, &live_extents(store));
     for flip in from..to {
         images.iter().for_each(Image::restore);
         let mut numbers = Numbers(seed.wrapping_mul(1_000_003).wrapping_add(flip));
