@@ -19,6 +19,8 @@ use storage::{DataFile, Extent, ExtentSpec, Lease, fail_point};
 
 /// How much is read at once where a file is hashed or checked: what stays in a core's own cache between being read and hashed.
 pub(super) const READ_BYTES: usize = 256 << 10;
+/// How many new numbers may be leased already; each by a process that is being killed.
+const MOST_NUMBERS_TAKEN: usize = 64;
 
 /// A file somebody wants in the store.
 #[derive(Clone, Debug)]
@@ -279,16 +281,24 @@ impl Store {
         size_bytes: u64,
     ) -> Result<Option<(String, BlobRecord, Lease)>> {
         let txn = self.begin_write()?;
-        let id = self.next_blob_id(&txn)?;
+        let mut leased = None;
+        // Of a process that is killed here the kernel gives up the writer's place first and the leases a moment later: the number it did
+        // not come to write down is left to nobody then.
+        for _ in 0..MOST_NUMBERS_TAKEN {
+            let id = self.next_blob_id(&txn)?;
+            leased = self.leases.try_exclusive(id).attempted(|| format!("could not lease blob {id}"))?.map(|lease| (id, lease));
+            if leased.is_some() {
+                break;
+            }
+        }
+        let (id, lease) = leased.ok_or_else(|| Error::Damaged {
+            what: "the store's counter of blobs".to_owned(),
+            reason: format!("somebody holds leases on the {MOST_NUMBERS_TAKEN} numbers that are new"),
+        })?;
         let blob_key = blob_key(id);
         if txn.get(&BLOBS, &blob_key).attempted(writing)?.is_some() {
             return Ok(None);
         }
-        let lease = self.leases.try_exclusive(id).attempted(|| format!("could not lease {blob_key}"))?;
-        let lease = lease.ok_or_else(|| Error::Damaged {
-            what: blob_key.clone(),
-            reason: format!("its number {id} is new, and somebody holds a lease on it"),
-        })?;
         let blob = new_blob(id, home, size_bytes);
         txn.put(&BLOBS, &blob_key, &blob).attempted(writing)?;
         fail_point("fill.leased");

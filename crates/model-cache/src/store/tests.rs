@@ -99,6 +99,18 @@ fn remove_all(store: &Store) -> Removed {
     store.remove(&spec(), &Selection::All).unwrap()
 }
 
+#[test]
+fn a_number_leased_by_a_process_that_was_killed_before_it_wrote_it_down_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (_, first) = seal(&store, PATH, &[7; 100_000]);
+    let killed = store.leases.try_exclusive(first.id + 1).unwrap().unwrap();
+    let (_, second) = seal(&store, "second.gguf", &[8; 100_000]);
+    assert_eq!(second.id, first.id + 2);
+    drop(killed);
+    assert!(holds(&store, "second.gguf", &[8; 100_000]));
+}
+
 // -- damage ----------------------------------------------------------------------------------------------------------
 
 #[test]
