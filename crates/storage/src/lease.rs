@@ -206,7 +206,7 @@ fn locks_of(pid: u32, target: &Path) -> io::Result<Vec<Locked>> {
     Ok(found)
 }
 
-/// A line of `/proc/<pid>/fdinfo/<fd>`: `lock:	1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 7`.
+/// A line of `/proc/<pid>/fdinfo/<fd>`: `lock: 1: OFDLCK  ADVISORY  READ -1 fe:00:131 7 7`.
 fn parse_lock(process: u32, line: &str) -> Option<Locked> {
     let words: Vec<&str> = line.strip_prefix("lock:")?.split_whitespace().collect();
     let [.., kind, _, _, start, end] = words[..] else { return None };
