@@ -60,7 +60,7 @@ impl ModelCache {
     ///
     /// # Errors
     /// [`Error::NotInStore`]; [`Error::FileNotFound`] for a glob that matches nothing; [`Error::InvalidOption`] for a folder in the store
-    /// itself, and for a link or file in `to` where a folder of the repo's should be; [`Error::TargetExists`] unless `force` is set, each
+    /// itself, and for a link in `to` where a folder of the repo's should be; [`Error::TargetExists`] unless `force` is set, each
     /// with nothing written; [`Error::Damaged`] where it is to [check](ExportOptions::check); [`Error::Io`]; [`Error::TargetFull`].
     pub fn export(&self, repo: &str, globs: &[String], to: &Path, options: &ExportOptions) -> Result<ExportReport> {
         let spec: RepoSpec = repo.parse()?;
@@ -97,8 +97,7 @@ impl ModelCache {
         let unfinished = self.store().fills()?.into_iter().filter(|fill| fill.repo == pinned).map(|fill| fill.path.to_string());
         let mut report = ExportReport { unfinished: unfinished.collect(), ..ExportReport::default() };
         let total_bytes = files.iter().map(|(_, metadata)| metadata.size_bytes).sum();
-        fs::create_dir_all(to).map_err(|source| io_error("create", to, source, 0))?;
-        let root = Folder::open(to).map_err(|source| io_error("open", to, source, 0))?;
+        let mut opened = None;
         let (mut inline_files, mut method) = (0, None);
         for (path, _) in &files {
             let before = report.bytes;
@@ -110,7 +109,13 @@ impl ModelCache {
                 return Err(Error::FileNotFound { repo, commit, path: path.to_string() });
             };
             let target = to.join(path.as_str());
-            let ways = write_out(&file, &root, to, path, options, &tell)?;
+            // Not before there is something to write: an export that was cancelled leaves no folder.
+            let root = match opened.take() {
+                Some(root) => root,
+                None => open_root(to).map_err(|source| io_error("create the folder", to, source, 0))?,
+            };
+            let root = opened.insert(root);
+            let ways = write_out(&file, root, to, path, options, &tell)?;
             tell(file.size_bytes)?;
             match ways {
                 Some(written) => {
@@ -174,6 +179,12 @@ struct Written {
     shared_bytes: u64,
 }
 
+/// The folder an export goes to, made where missing.
+fn open_root(to: &Path) -> io::Result<Folder> {
+    fs::create_dir_all(to)?;
+    Folder::open(to)
+}
+
 /// The folder of `path` below `root`, which is at `to`.
 fn enter(root: &Folder, to: &Path, path: &FilePath) -> Result<Option<Folder>> {
     let Some((folders, _)) = path.as_str().rsplit_once('/') else { return Ok(None) };
@@ -182,9 +193,9 @@ fn enter(root: &Folder, to: &Path, path: &FilePath) -> Result<Option<Folder>> {
     for name in folders.split('/') {
         at.push(name);
         let next = entered.as_ref().unwrap_or(root).enter(name);
-        entered = Some(next.map_err(|source| match source.kind() {
-            io::ErrorKind::NotADirectory => {
-                let reason = format!("{} is a file, or a link that leads out of it", at.display());
+        entered = Some(next.map_err(|source| match fs::symlink_metadata(&at) {
+            Ok(there) if there.is_symlink() => {
+                let reason = format!("{} is a link, which may lead out of it", at.display());
                 Error::InvalidOption { name: "to", value: to.display().to_string(), reason }
             }
             _ => io_error("create the folder", &at, source, 0),
