@@ -1,7 +1,7 @@
 //! What must hold of a store that nobody works on: [`check`], in a process of its own, so that a crash in it is a finding too.
 
 use crate::{
-    worker::{open, runtime},
+    worker::{again_if_spoilt, open, runtime},
     world::{name, sha256},
 };
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub struct Also {
     pub resume: bool,
     /// That a power loss may have brought back what was freed, without a row, until `gc`.
     pub orphans: bool,
+    /// That the Hub may have sent wrong bytes, which have landed and are found out once their file is whole.
+    pub spoilt: bool,
     /// To remove these repos in the end, so that the next round has something to do.
     pub remove: Vec<String>,
 }
@@ -91,7 +93,7 @@ pub fn check(folder: &Path, endpoint: &str, also: &Also) -> Result<Report, Box<d
     }
     report.fills = fills(&cache)?;
     if also.resume {
-        resume(&cache, &mut report)?;
+        resume(&cache, also.spoilt, &mut report)?;
     }
     remove(&cache, &structures, also, &mut report)?;
     if also.gc {
@@ -240,7 +242,7 @@ fn remove(
     Ok(())
 }
 
-fn resume(cache: &ModelCache, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
+fn resume(cache: &ModelCache, spoilt: bool, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = runtime()?;
     for (repo, commit, file) in listed(cache)? {
         if file.state != FileState::Filling {
@@ -250,9 +252,15 @@ fn resume(cache: &ModelCache, report: &mut Report) -> Result<(), Box<dyn std::er
             report.wrong.push(format!("an import of {repo} {} is still there after an open", file.path));
             continue;
         };
-        let pulled = runtime.block_on(cache.pull(&format!("{repo}@{commit}")).path(file.path.as_str()).run());
+        let mut tries = 0;
+        let pulled = again_if_spoilt(spoilt, || {
+            tries += 1;
+            runtime.block_on(cache.pull(&format!("{repo}@{commit}")).path(file.path.as_str()).run())
+        });
         let name = format!("{repo}/{}", file.path);
         match pulled {
+            // What a first try fetched is in no report.
+            Ok(_) if tries > 1 => {}
             Ok(pulled) => {
                 let begun = report.fills.iter_mut().find(|begun| begun.file == name && begun.size_bytes == file.size_bytes);
                 if let Some(begun) = begun {

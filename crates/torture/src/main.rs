@@ -94,6 +94,8 @@ enum Mode {
         scratch: PathBuf,
         #[arg(long)]
         faults: bool,
+        #[arg(long)]
+        spoilt: bool,
     },
     /// A process that checks a store
     #[command(hide = true)]
@@ -110,9 +112,9 @@ enum Mode {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.mode {
-        Some(Mode::Worker { store, endpoint, log, number, plan, scratch, faults }) => {
+        Some(Mode::Worker { store, endpoint, log, number, plan, scratch, faults, spoilt }) => {
             let plan = fs::read(plan).map_err(Into::into).and_then(|plan| Ok(serde_json::from_slice(&plan)?));
-            plan.and_then(|plan| worker::work(&Orders { store, endpoint, log, number, plan, scratch, faults }))
+            plan.and_then(|plan| worker::work(&Orders { store, endpoint, log, number, plan, scratch, faults, spoilt }))
         }
         Some(Mode::Check { store, endpoint, also }) => check_one(&store, &endpoint, &also).map(|()| true),
         None => return torture(&cli.run),
@@ -221,9 +223,10 @@ fn torture(args: &RunArgs) -> ExitCode {
         eprintln!("FAILED in round {} of seed {}, its store kept in {}:", failure.round, failure.seed, failure.kept.display());
         failure.what.iter().for_each(|what| eprintln!("  {what}"));
         eprintln!(
-            "  again: make torture ARGS=\"--seed {} --stores 1 --jobs 1 --rounds {}{}\"",
+            "  again: make torture ARGS=\"--seed {} --stores 1 --jobs 1 {}{}\"",
             failure.seed,
-            args.rounds,
+            // A soak has one store, for as long as it takes.
+            if args.soak { "--seconds 600".to_owned() } else { format!("--rounds {}", args.rounds) },
             [(args.every_fail_point, " --every-fail-point"), (power_loss, " --power-loss"), (args.soak, " --soak")]
                 .iter()
                 .filter_map(|(given, option)| given.then_some(*option))

@@ -185,6 +185,8 @@ pub struct Stage {
     orphans: bool,
     /// What the Hub does wrong in this round.
     faults: Option<Faults>,
+    /// Whether it did something wrong in an earlier one.
+    spoilt: bool,
     /// Of the store at the last check: complete bytes, length and allocated bytes of the data file.
     sizes: [u64; 3],
     /// The most private memory a process was seen to have since the last line of the series.
@@ -217,6 +219,7 @@ impl Stage {
             power_loss,
             orphans: false,
             faults,
+            spoilt: false,
             sizes,
             most_private_bytes,
         })
@@ -278,6 +281,7 @@ impl Stage {
         let power_goes = settings.power_loss && if settings.faults { numbers.once_in(4) } else { !numbers.once_in(3) };
         self.power_loss = power_goes.then(|| numbers.fork());
         also.orphans = power_goes || self.orphans;
+        also.spoilt = settings.faults;
         also.gc |= power_goes && numbers.once_in(2);
         self.faults = (settings.faults && !numbers.once_in(3)).then(|| Faults::switch_on(&self.hub, numbers));
         self.act(&plans, &kills, mix, &also, summary)
@@ -385,6 +389,7 @@ impl Stage {
             return Err(self.failure(wrong));
         }
         summary.faults_survived += strikes;
+        self.spoilt |= strikes > 0;
         self.orphans = also.orphans && !also.gc;
         self.sizes = [report.live_bytes, report.data_file_bytes, report.data_file_allocated_bytes];
         let here: BTreeSet<&String> = report.names_in_the_end.values().collect();
@@ -432,6 +437,9 @@ impl Stage {
             command.env("MODEL_CACHE_FAIL_TRACE", &trace);
             if self.faults.is_some() {
                 command.arg("--faults");
+            }
+            if self.spoilt {
+                command.arg("--spoilt");
             }
             if let Kill::At(point, nth) = kill {
                 command.env("MODEL_CACHE_FAIL_AT", format!("{point}:{nth}"));

@@ -34,6 +34,29 @@ pub struct Orders {
     pub scratch: PathBuf,
     /// Whether the Hub may fail it.
     pub faults: bool,
+    /// Whether the Hub may have sent wrong bytes before: [`again_if_spoilt`].
+    pub spoilt: bool,
+}
+
+/// How many files of one pull may turn out to have wrong bytes that landed in an earlier round, one after the other.
+const SPOILT_FILES: usize = 8;
+
+/// Pulls, and again where wrong bytes come to light that landed while the Hub flipped some: their file's digest tells, they are dropped,
+/// and the next pull fetches them anew.
+///
+/// # Errors
+/// Those of the last pull.
+pub(crate) fn again_if_spoilt<T>(
+    spoilt: bool,
+    mut pull: impl FnMut() -> tabagent_model_cache::Result<T>,
+) -> tabagent_model_cache::Result<T> {
+    for _ in 0..if spoilt { SPOILT_FILES } else { 0 } {
+        match pull() {
+            Err(Error::DigestMismatch { .. }) => {}
+            ended => return ended,
+        }
+    }
+    pull()
 }
 
 /// A cache as all processes of the harness open it.
@@ -110,12 +133,12 @@ impl Worker<'_> {
         let done = Ok(String::new());
         Ok(match op {
             Op::Pull { repo, revision } => {
-                let pull = cache.pull(&format!("{repo}@{revision}")).all(true);
-                Ok(self.runtime.block_on(pull.run())?.commit.to_string())
+                let pull = || self.runtime.block_on(cache.pull(&format!("{repo}@{revision}")).all(true).run());
+                Ok(again_if_spoilt(self.orders.spoilt, pull)?.commit.to_string())
             }
             Op::PullFile { repo, path } => {
-                let pull = cache.pull(repo).path(path);
-                Ok(self.runtime.block_on(pull.run())?.commit.to_string())
+                let pull = || self.runtime.block_on(cache.pull(repo).path(path).run());
+                Ok(again_if_spoilt(self.orders.spoilt, pull)?.commit.to_string())
             }
             Op::Import { repo, folder } => {
                 cache.import(repo, std::slice::from_ref(folder), &ImportOptions::default())?;
