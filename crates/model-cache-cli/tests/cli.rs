@@ -244,7 +244,7 @@ fn a_disk_without_room_is_exit_code_6_with_what_is_needed_and_what_there_is() {
     let ran = on_small_disk(&["pull", REPO, "-q", "Q4_K_M"]);
     assert_eq!(ran.code, 6, "{ran:?}");
     assert!(
-        ran.err.contains("no space for") && ran.err.contains("needs 90.0 MiB more, ") && ran.err.contains("MiB free"),
+        ran.err.contains("no space for") && ran.err.contains("needs 90.00 MiB more, ") && ran.err.contains("MiB free"),
         "{ran:?}"
     );
     assert!(ran.err.contains("hint: "), "{ran:?}");
