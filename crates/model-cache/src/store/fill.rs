@@ -361,6 +361,7 @@ impl Store {
         if found.adoptable {
             return Ok(found.extents);
         }
+        self.extents_may_be_written()?;
         self.check_room(blob, writer, begun)?;
         let txn = self.extents.begin_reserve().attempted(reserving)?;
         let found = examine(blob, writer, |key| txn.locate(key)).attempted(reserving)?;

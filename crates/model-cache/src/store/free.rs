@@ -277,6 +277,7 @@ impl Store {
     /// Frees a blob that is Filling, Doomed or Freeing; false if it is gone, or wanted again. The caller holds its exclusive lease.
     pub(super) fn free_leased(&self, blob_key: &str, id: u64) -> Result<bool> {
         let freeing = || format!("could not free {blob_key}");
+        self.extents_may_be_written()?;
         let txn = self.begin_write()?;
         let Some(mut blob) = txn.get(&BLOBS, blob_key).attempted(writing)?.filter(|blob| blob.id == id) else { return Ok(false) };
         match blob.state {
@@ -292,11 +293,15 @@ impl Store {
             }
         }
         let writer = self.extents.open_writer().attempted(freeing)?;
-        // By its header; where that is damaged, by the page its row took down at the seal.
+        // By its header; where that is damaged, by the page its row took down at the seal. What its key says of its length has to be true too: a
+        // flipped bit there would have a neighbour's bytes punched.
         let owned = |index: u32, extent: &Extent| -> Result<bool> {
             Ok(match writer.read_header(extent).attempted(freeing)? {
-                Some(header) => header.owner == id,
-                None => blob.pages.get(index as usize) == Some(&extent.page),
+                Some(header) => header.owner == id && header.data_bytes == extent.data_bytes,
+                None => {
+                    let is_page = blob.pages.get(index as usize) == Some(&extent.page);
+                    is_page && extent.data_bytes == blob.layout().chunk_bytes(index)
+                }
             })
         };
         let mut found = false;
@@ -392,6 +397,7 @@ impl Store {
     /// Frees extents no blob's row knows: what a power loss or a restored backup can leave.
     fn free_orphans(&self) -> Result<u64> {
         let freeing = || "could not free chunks that belong to no file".to_owned();
+        self.extents_may_be_written()?;
         let writer = self.extents.open_writer().attempted(freeing)?;
         fail_point("gc.orphans_begun");
         let txn = self.extents.begin_free().attempted(freeing)?;
@@ -421,6 +427,10 @@ impl Store {
                     continue;
                 }
                 (Some(header), Some(owners)) if owners.contains(&header.owner) => continue,
+                (Some(header), _) if header.data_bytes != extent.data_bytes => {
+                    tracing::warn!(chunk = %chunk_key, "a chunk's key is damaged; its space is not freed");
+                    continue;
+                }
                 (header, _) => header.map_or(0, |header| header.owner),
             };
             // Nobody new can come to lease an owner without a row, but somebody may still be reading.

@@ -74,8 +74,9 @@ pub(crate) struct Store {
     told: Mutex<HashSet<String>>,
     /// The number last given to a blob, once one was.
     given_id: Mutex<Option<u64>>,
-    /// Set once the structures of the records' environment were found sound.
-    is_sound: OnceLock<()>,
+    /// Set once the structures of each environment were found sound.
+    records_are_sound: OnceLock<()>,
+    extents_are_sound: OnceLock<()>,
 }
 
 /// A fill that was begun and is not sealed.
@@ -129,7 +130,8 @@ impl Store {
             touched: Mutex::default(),
             told: Mutex::default(),
             given_id: Mutex::default(),
-            is_sound: OnceLock::new(),
+            records_are_sound: OnceLock::new(),
+            extents_are_sound: OnceLock::new(),
         });
         // What can't be freed now must not keep anybody from what is here.
         for freed in [store.free_doomed(), store.free_abandoned()] {
@@ -158,17 +160,19 @@ impl Store {
     }
 
     /// Begins a write of the records. Before this process's first, libmdbx's structures are checked: written on, a damaged page destroys more.
-    /// Those of the extents' environment are not: that would touch each extent, seconds on a slow disk.
     ///
     /// Cost: once, a read of every page of the records.
     fn begin_write(&self) -> Result<WriteTxn<'_>> {
-        if self.is_sound.get().is_none() {
-            let refusing = || format!("the store {} is not written to", self.folder.display());
-            self.records.check_structure().attempted(refusing)?;
-            // Who was first found the same.
-            let _ = self.is_sound.set(());
-        }
+        check_once(&self.records_are_sound, || self.records.check_structure(), &self.folder)?;
         self.records.begin_write().attempted(writing)
+    }
+
+    /// Looks, before this process's first write of the extents' keys, whether libmdbx's structures of them are sound: what it moves within a
+    /// damaged page may come to lie on the extents beside it. To be asked with no transaction open.
+    ///
+    /// Cost: once, a read of every page of keys and of each extent's first.
+    fn extents_may_be_written(&self) -> Result<()> {
+        check_once(&self.extents_are_sound, || self.extents.check_structure(), &self.folder)
     }
 
     /// Commits a write of the records; what was opened since the last one is written down with it.
@@ -614,6 +618,15 @@ fn check_format(folder: &Path, records: &Records) -> Result<u32> {
 pub(crate) fn format_of(bytes: &[u8]) -> std::result::Result<u32, String> {
     let number = bytes.try_into().map(u32::from_le_bytes);
     number.map_err(|_| format!("its format number has {} bytes, not 4", bytes.len()))
+}
+
+fn check_once(is_sound: &OnceLock<()>, check: impl FnOnce() -> storage::Result<()>, folder: &Path) -> Result<()> {
+    if is_sound.get().is_none() {
+        check().attempted(|| format!("the store {} is not written to", folder.display()))?;
+        // Who was first found the same.
+        let _ = is_sound.set(());
+    }
+    Ok(())
 }
 
 fn activity_lease(activity: &str) -> u64 {

@@ -6,6 +6,7 @@ impl<K: DatabaseKind> Env<K> {
     /// Walks all of it with writers kept out. Reads no large value beyond its page header.
     pub(crate) fn check_structure(&self) -> Result<()> {
         self.check_process()?;
+        self.check_free_lists()?;
         // SAFETY: a table of nullable function pointers, of which libmdbx says that each may be null.
         let callbacks: mdbx_sys::MDBX_chk_callbacks_t = unsafe { std::mem::zeroed() };
         // SAFETY: numbers and pointers, which libmdbx fills in; it asks for a context whose `internal` is null.
@@ -39,5 +40,42 @@ impl<K: DatabaseKind> Env<K> {
             libmdbx::Error::from_err_code(code),
         );
         Err(Error::BadEnvironment { action: "check", environment: self.folder.clone(), source: source.into() })
+    }
+
+    /// Whether each list of free pages ends within its value. libmdbx's check reads on to where a list says that it ends.
+    fn check_free_lists(&self) -> Result<()> {
+        /// The table of free pages, which has this number in every environment.
+        const FREE_PAGES: mdbx_sys::MDBX_dbi = 0;
+        const ENTRY_BYTES: usize = size_of::<u32>();
+        let txn = self.begin_read()?;
+        let mut cursor = std::ptr::null_mut();
+        // SAFETY: the transaction is live and used by this thread alone; `cursor` is a place for a pointer.
+        let code = unsafe { mdbx_sys::mdbx_cursor_open(txn.txn().0, FREE_PAGES, &mut cursor) };
+        self.check(code, "check the free pages of")?;
+        let empty = || mdbx_sys::MDBX_val { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let (mut key, mut value, mut next) = (empty(), empty(), mdbx_sys::MDBX_FIRST);
+        let found = loop {
+            // SAFETY: the cursor is open, and its transaction is; both values are places for what libmdbx finds.
+            let code = unsafe { mdbx_sys::mdbx_cursor_get(cursor, &mut key, &mut value, next) };
+            next = mdbx_sys::MDBX_NEXT;
+            if code == mdbx_sys::MDBX_NOTFOUND {
+                break Ok(());
+            }
+            if let Err(error) = self.check(code, "check the free pages of") {
+                break Err(error);
+            }
+            let entries = match value.iov_len {
+                // SAFETY: the value has at least so many bytes, in the map that the transaction keeps; no alignment is asked for.
+                bytes if bytes >= ENTRY_BYTES => unsafe { value.iov_base.cast::<u32>().read_unaligned() as usize },
+                _ => usize::MAX - 1,
+            };
+            if entries.saturating_add(1).saturating_mul(ENTRY_BYTES) > value.iov_len {
+                let source = format!("a list of free pages has {} bytes and says that it has {entries} entries", value.iov_len);
+                break Err(Error::BadEnvironment { action: "check", environment: self.folder.clone(), source: source.into() });
+            }
+        };
+        // SAFETY: opened above, closed once, before its transaction ends.
+        unsafe { mdbx_sys::mdbx_cursor_close(cursor) };
+        found
     }
 }

@@ -24,6 +24,7 @@ use std::{
     mem::{self, ManuallyDrop},
     ops::Deref,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -64,6 +65,8 @@ pub(crate) struct Env<K: DatabaseKind> {
     opened_by: u32,
     /// Where libmdbx writes through its mapping: room for a disk that fills up meanwhile.
     spare: Option<Spare>,
+    /// Set once libmdbx holds each page it reads against the rules of its kind.
+    checks_pages: AtomicBool,
 }
 
 /// A transaction, which a forked child can neither use nor end: its reader slot, or the writer's place, is the parent's.
@@ -226,7 +229,13 @@ impl<K: DatabaseKind> Env<K> {
         }
         let db = Database::<K>::open_with_options(folder, options).map_err(opening)?;
         fail_point("environment.opened");
-        let env = Self { db: ManuallyDrop::new(db), folder: folder.to_owned(), opened_by: std::process::id(), spare: None };
+        let env = Self {
+            db: ManuallyDrop::new(db),
+            folder: folder.to_owned(),
+            opened_by: std::process::id(),
+            spare: None,
+            checks_pages: AtomicBool::new(false),
+        };
         env.check_every_page()?;
         // What the file says prevails over what was asked for; every place in it would be computed wrongly.
         let found = env.db.stat().map_err(opening)?.page_size() as usize;
@@ -272,6 +281,7 @@ impl<K: DatabaseKind> Env<K> {
 
     pub(crate) fn begin_read(&self) -> Result<Reading<'_, K>> {
         self.check_process()?;
+        self.check_every_page()?;
         let txn = self.db.begin_ro_txn().map_err(|source| self.error("begin a read", source))?;
         Ok(Txn { txn: ManuallyDrop::new(txn), env: self })
     }
@@ -279,6 +289,7 @@ impl<K: DatabaseKind> Env<K> {
     /// Waits for the writer's place, which another process may hold.
     pub(crate) fn begin_write(&self) -> Result<Writing<'_, K>> {
         self.check_process()?;
+        self.check_every_page()?;
         let txn = self.db.begin_rw_txn().map_err(|source| self.error("begin a write", source))?;
         Ok(Txn { txn: ManuallyDrop::new(txn), env: self })
     }
@@ -343,10 +354,28 @@ impl<K: DatabaseKind> Env<K> {
 
     /// Has libmdbx hold each page it reads against the rules of its kind, so that a damaged one is an error: it has no checksums, and
     /// would follow what the page says out of its mapping.
+    ///
+    /// libmdbx takes the writer's place for that, and waits for it. A reader must not: where it is taken, the next transaction tries again.
     fn check_every_page(&self) -> Result<()> {
-        // SAFETY: the environment is open for as long as `self.db` lives; this flag may be set at any time (mdbx.h).
-        let code = unsafe { mdbx_sys::mdbx_env_set_flags(self.db.ptr().0, mdbx_sys::MDBX_VALIDATION, true) };
-        self.check(code, "have the pages checked of")
+        const ACTION: &str = "have the pages checked of";
+        if self.checks_pages.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let env = self.db.ptr().0;
+        // SAFETY: the environment is open for as long as `self.db` lives; this does not wait.
+        let code = unsafe { mdbx_sys::mdbx_txn_lock(env, true) };
+        if code == mdbx_sys::MDBX_BUSY {
+            return Ok(());
+        }
+        self.check(code, ACTION)?;
+        // SAFETY: as above; this flag may be set at any time (mdbx.h), by the holder of the writer's place without waiting.
+        let code = unsafe { mdbx_sys::mdbx_env_set_flags(env, mdbx_sys::MDBX_VALIDATION, true) };
+        // SAFETY: this thread has just taken the writer's place, and began no transaction.
+        let unlocked = unsafe { mdbx_sys::mdbx_txn_unlock(env) };
+        self.check(code, ACTION)?;
+        self.check(unlocked, ACTION)?;
+        self.checks_pages.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn check(&self, code: i32, action: &'static str) -> Result<()> {
