@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     ops::Range,
-    os::unix::{fs::FileExt, process::ExitStatusExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 use storage::{Alignment, StorageRegistry, Table};
