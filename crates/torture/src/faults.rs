@@ -1,4 +1,4 @@
-//! What the Hub does wrong in a soak. To add a fault: a line in [`draw`].
+//! What the Hub does wrong in a soak. To add a fault: a line in `draw`.
 
 use crate::numbers::Numbers;
 use hub_fixture::{Fault, FaultId, Hub, Target};

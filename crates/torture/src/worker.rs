@@ -34,7 +34,7 @@ pub struct Orders {
     pub scratch: PathBuf,
     /// Whether the Hub may fail it.
     pub faults: bool,
-    /// Whether the Hub may have sent wrong bytes before: [`again_if_spoilt`].
+    /// Whether the Hub may have sent wrong bytes before: `again_if_spoilt`.
     pub spoilt: bool,
 }
 
