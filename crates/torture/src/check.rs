@@ -41,6 +41,8 @@ pub struct Report {
     pub names_in_the_end: BTreeMap<String, String>,
     /// Bytes landed in the end of what is begun.
     pub landed_in_the_end_bytes: u64,
+    /// Repo and commit of pulls that are interrupted still in the end, and have something landed.
+    pub begun_in_the_end: BTreeSet<(String, String)>,
     /// Pulls that were interrupted.
     pub fills: Vec<Begun>,
     /// Bytes hashed.
@@ -111,6 +113,9 @@ pub fn check(folder: &Path, endpoint: &str, also: &Also) -> Result<Report, Box<d
         structures.check("in the end", &mut report.wrong);
     }
     report.landed_in_the_end_bytes = fills(&cache)?.iter().map(|begun| begun.landed_bytes).sum();
+    let with_blocks =
+        listed(&cache)?.into_iter().filter(|(_, _, file)| file.state == FileState::Filling && file.landed_bytes > 0);
+    report.begun_in_the_end = with_blocks.filter_map(|(repo, commit, _)| Some((repo, commit?))).collect();
     let metadata = std::fs::metadata(structures.extents.data_file_path())?;
     (report.data_file_bytes, report.data_file_allocated_bytes) = (metadata.len(), metadata.blocks() * 512);
     report.live_bytes = cache.stats()?.live_bytes;

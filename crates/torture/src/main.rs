@@ -271,7 +271,7 @@ fn tell(total: &Summary, known: &std::collections::BTreeSet<String>, elapsed: Du
     if total.losses > 0 {
         let lost = &total.lost;
         println!(
-            "  {} power losses: of {} unsynced writes {} old, {} zero, {} torn, {} random, {} MiB; {} metas not durable",
+            "  {} power losses: of {} unsynced writes {} old, {} zero, {} torn, {} random, {} MiB; {} metas not durable; {} MiB that were journaled and lost were fetched again",
             total.losses,
             lost.unsynced,
             lost.old,
@@ -279,7 +279,8 @@ fn tell(total: &Summary, known: &std::collections::BTreeSet<String>, elapsed: Du
             lost.torn,
             lost.random,
             lost.bytes >> 20,
-            lost.weak_metas
+            lost.weak_metas,
+            total.distrusted_bytes >> 20
         );
     }
     if total.faults > 0 {

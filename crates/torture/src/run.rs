@@ -75,6 +75,8 @@ pub struct Summary {
     pub resumed: u64,
     /// Bytes those had landed.
     pub resumed_landed_bytes: u64,
+    /// Bytes whose landing was journaled and that a power loss took: found out, and fetched again.
+    pub distrusted_bytes: u64,
     /// Power losses.
     pub losses: u64,
     /// What they took away.
@@ -117,6 +119,7 @@ impl Summary {
         self.hashed_bytes += other.hashed_bytes;
         self.resumed += other.resumed;
         self.resumed_landed_bytes += other.resumed_landed_bytes;
+        self.distrusted_bytes += other.distrusted_bytes;
         self.losses += other.losses;
         self.lost.add(&other.lost);
         self.faults += other.faults;
@@ -177,6 +180,8 @@ pub struct Stage {
     names: BTreeMap<String, String>,
     /// Complete bytes and bytes landed of what was begun, at the last check.
     here_bytes: u64,
+    /// Repo and commit of what was begun, with blocks that landed, at the last check.
+    begun: BTreeSet<(String, String)>,
     /// Whether processes tell what they write.
     logs_writes: bool,
     /// What decides how the power goes in this round, if it does.
@@ -215,6 +220,7 @@ impl Stage {
             hub,
             names,
             here_bytes,
+            begun: BTreeSet::new(),
             logs_writes,
             power_loss,
             orphans: false,
@@ -248,6 +254,9 @@ impl Stage {
     /// What does not hold after it.
     pub fn round(&mut self, settings: &Settings, numbers: &mut Numbers, summary: &mut Summary) -> Result<(), Failure> {
         self.round += 1;
+        if settings.power_loss && !settings.faults && !self.begun.is_empty() && !numbers.once_in(4) {
+            return self.go_on_without_power(numbers, summary);
+        }
         let mix = if numbers.once_in(if settings.power_loss { 2 } else { 4 }) { Mix::Pulls } else { Mix::All };
         if numbers.once_in(6) {
             self.world.push(&self.hub);
@@ -283,13 +292,37 @@ impl Stage {
         also.orphans = power_goes || self.orphans;
         also.spoilt = settings.faults;
         also.gc |= power_goes && numbers.once_in(2);
+        if settings.power_loss && !settings.faults && !power_goes && mix == Mix::Pulls {
+            // Left as it is, for the next round: `go_on_without_power`.
+            also = Also { gc: false, resume: false, remove: Vec::new(), ..also };
+        }
         self.faults = (settings.faults && !numbers.once_in(3)).then(|| Faults::switch_on(&self.hub, numbers));
         self.act(&plans, &kills, mix, &also, summary)
+    }
+
+    /// Goes on with a pull that an earlier round interrupted, and takes the power while it does.
+    ///
+    /// Of a pull that was begun since the last sync a loss leaves nothing: its reservation goes too, and its journal with that. Here the check
+    /// has closed the store since, and so made the reservation durable; what lands now is journaled and not on the disk, and only the CRC32C
+    /// of each block tells the next pull so.
+    fn go_on_without_power(&mut self, numbers: &mut Numbers, summary: &mut Summary) -> Result<(), Failure> {
+        let begun: Vec<_> = self.begun.iter().cloned().collect();
+        let (repo, revision) = numbers.pick(&begun).clone();
+        let kill = if numbers.once_in(4) {
+            Kill::AfterBegun(Duration::from_micros(numbers.within(2000..100_000)))
+        } else {
+            Kill::At("fill.block_journaled".to_owned(), numbers.within(1..4))
+        };
+        self.power_loss = Some(numbers.fork());
+        // Gone on with by the check, or by a later round.
+        let also = Also { resume: !numbers.once_in(4), gc: numbers.once_in(8), orphans: true, ..Also::default() };
+        self.act(&[vec![Op::Pull { repo, revision }]], &[kill], Mix::Pulls, &also, summary)
     }
 
     /// A new, empty store for the same world.
     fn begin_anew(&mut self) -> io::Result<()> {
         (self.names, self.here_bytes, self.orphans) = (BTreeMap::new(), 0, false);
+        self.begun.clear();
         match fs::remove_dir_all(self.store()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -396,6 +429,7 @@ impl Stage {
         let complete_bytes = here.iter().map(|digest| self.world.size_bytes(digest)).sum::<u64>();
         self.here_bytes = complete_bytes + report.landed_in_the_end_bytes;
         self.names = report.names_in_the_end;
+        self.begun = report.begun_in_the_end;
         Ok(())
     }
 
@@ -414,6 +448,7 @@ impl Stage {
             let served: u64 = of_file.map(|request| request.body_bytes_sent).sum();
             let missing = begun.size_bytes - begun.landed_bytes;
             let is_right = if with_power_loss { (missing..=begun.size_bytes).contains(&fetched) } else { fetched == missing };
+            summary.distrusted_bytes += fetched.saturating_sub(missing);
             // A process that was killed may have asked for it, and the Hub come to that only now.
             if !is_right || !(fetched..=fetched + IN_FLIGHT).contains(&served) {
                 wrong.push(format!("{begun:?}: {missing} bytes were missing, {fetched} were fetched, {served} served"));
