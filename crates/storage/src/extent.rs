@@ -222,6 +222,7 @@ impl Extents {
     }
 
     fn begin_write(&self, action: &'static str, headroom_bytes: u64) -> Result<ExtentsWrite<'_>> {
+        self.db.leave_earlier_boots()?;
         let txn = self.db.begin_write()?;
         // Asked with the writer's place held, so that no other writer takes the room in between.
         disk::check_room(self.folder(), action, headroom_bytes)?;

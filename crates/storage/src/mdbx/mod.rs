@@ -67,6 +67,8 @@ pub(crate) struct Env<K: DatabaseKind> {
     spare: Option<Spare>,
     /// Set once libmdbx holds each page it reads against the rules of its kind.
     checks_pages: AtomicBool,
+    /// Set once every meta page was found, or made, one of this boot of the system.
+    is_of_this_boot: AtomicBool,
 }
 
 /// A transaction, which a forked child can neither use nor end: its reader slot, or the writer's place, is the parent's.
@@ -235,6 +237,7 @@ impl<K: DatabaseKind> Env<K> {
             opened_by: std::process::id(),
             spare: None,
             checks_pages: AtomicBool::new(false),
+            is_of_this_boot: AtomicBool::new(false),
         };
         env.check_every_page()?;
         // What the file says prevails over what was asked for; every place in it would be computed wrongly.
@@ -402,6 +405,48 @@ impl<K: DatabaseKind> Drop for Env<K> {
 }
 
 impl ExtentsDb {
+    /// Makes every meta page one of this boot of the system, by durable commits that change nothing else. To be called before a write.
+    ///
+    /// Else a write that is killed before its sync costs what was sealed: where the newest commit is of this boot and not synced, libmdbx
+    /// takes the end of the pages in use from a synced meta page of an earlier boot, if it reads one after it, and punches all that lies
+    /// behind (`dxb_read_header`, `dxb_setup`: MADV_REMOVE). Cost: one call, and three commits after a restart of the system.
+    pub(crate) fn leave_earlier_boots(&self) -> Result<()> {
+        const ACTION: &str = "renew the first pages of";
+        /// As many as there are meta pages; a commit takes the place of the oldest.
+        const COMMITS: usize = 3;
+        if self.is_of_this_boot.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.check_process()?;
+        if self.has_meta_of_another_boot()? {
+            let env = self.db.ptr().0;
+            // SAFETY: the environment is open for as long as `self.db` lives; this flag may be changed at any time (mdbx.h).
+            self.check(unsafe { mdbx_sys::mdbx_env_set_flags(env, mdbx_sys::MDBX_SAFE_NOSYNC, false) }, ACTION)?;
+            let renewed = (0..COMMITS).try_for_each(|_| {
+                let txn = self.begin_write()?;
+                // SAFETY: the transaction is live and used by this thread alone; a null canary leaves the numbers as they are.
+                self.check(unsafe { mdbx_sys::mdbx_canary_put(txn.txn().0, std::ptr::null()) }, ACTION)?;
+                txn.commit()
+            });
+            // SAFETY: as above.
+            self.check(unsafe { mdbx_sys::mdbx_env_set_flags(env, mdbx_sys::MDBX_SAFE_NOSYNC, true) }, ACTION)?;
+            renewed?;
+        }
+        self.is_of_this_boot.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn has_meta_of_another_boot(&self) -> Result<bool> {
+        // SAFETY: numbers, which libmdbx fills in.
+        let mut info: mdbx_sys::MDBX_envinfo = unsafe { mem::zeroed() };
+        // SAFETY: the environment is open for as long as `self.db` lives; no transaction is asked for; `info` has the size that is given.
+        let code = unsafe { mdbx_sys::mdbx_env_info_ex(self.db.ptr().0, std::ptr::null(), &mut info, size_of_val(&info)) };
+        self.check(code, "look at the first pages of")?;
+        let current = (info.mi_bootid.current.x, info.mi_bootid.current.y);
+        // A system that does not tell its boots: there libmdbx goes by what was synced alone.
+        Ok(current != (0, 0) && info.mi_bootid.meta.iter().any(|meta| (meta.x, meta.y) != current))
+    }
+
     /// Reserves a new value of `value_bytes` without writing it; `None` if the key is taken.
     ///
     /// The safe wrapper's `put_with` would zero-fill what it reserves, hence the raw call.
