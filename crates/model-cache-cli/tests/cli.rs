@@ -1159,6 +1159,29 @@ fn a_store_is_backed_up_checked_and_restored_with_the_promised_documents_and_exi
     assert_eq!(machine.run(["backup", backup, "--recheck"]).code, 0);
     assert_eq!(machine.run(["restore", backup, "--check"]).code, 0);
     assert_eq!(machine.run(["backup", backup, "--keep", "0"]).code, 2);
+    let refused = machine.run(["restore", backup, "--check", "--snapshot", "7"]);
+    assert!(
+        refused.code == 3 && refused.err.contains("has no snapshot 7, but ") && !refused.err.contains("makes one"),
+        "{refused:?}"
+    );
+    // Neither other files in a store nor a good backup go by mistake.
+    let notes = machine.path("other/notes.txt");
+    std::fs::write(&notes, "mine").unwrap();
+    let refused = machine.run(["restore", backup, "--to", other, "--replace"]);
+    assert!(refused.code == 1 && refused.err.contains("go with it: notes.txt") && notes.exists(), "{refused:?}");
+    assert!(refused.err.contains("hint: move them elsewhere"), "{refused:?}");
+    let strange = machine.path("strange");
+    std::fs::write(machine.path("y"), "y").unwrap();
+    let imported = machine.run(["import", "me/b", machine.path("y").to_str().unwrap(), "--store", strange.to_str().unwrap()]);
+    assert_eq!(imported.code, 0, "{imported:?}");
+    let warned = machine.run(["backup", backup, "--keep", "1", "--store", strange.to_str().unwrap()]);
+    assert!(warned.code == 0 && warned.err.contains("no older snapshot was dropped: is this the right store?"), "{warned:?}");
+    assert_eq!(machine.run(["rm", "me/b", "--yes", "--store", strange.to_str().unwrap()]).code, 0);
+    let refused = machine.run(["backup", backup, "--keep", "1", "--store", strange.to_str().unwrap()]);
+    assert!(
+        refused.code == 1 && refused.err.contains("is empty") && refused.err.contains("hint: is it the right store?"),
+        "{refused:?}"
+    );
     assert_eq!(machine.run(["restore", other, "--check"]).code, 3, "a store is no backup");
 }
 

@@ -353,10 +353,10 @@ pub enum Error {
         /// What the disk has.
         free_bytes: u64,
     },
-    /// The disk an export goes to has no room.
+    /// The disk an export, a backup or a restored store goes to has no room.
     #[error("no space for {path:?}: needs {}, {} free on its disk", crate::units::iec(*.needed_bytes), crate::units::iec(*.free_bytes))]
     TargetFull {
-        /// The file to be written.
+        /// The file or folder to be written.
         path: PathBuf,
         /// Its size.
         needed_bytes: u64,
@@ -388,6 +388,38 @@ pub enum Error {
         path: PathBuf,
         /// The processes that have it open, as far as this one may look.
         processes: Vec<u32>,
+    },
+    /// In the folder of a store that is to be replaced lies what is not the store's, and would go with it.
+    #[error("files that are not the store's lie in its folder {path:?}, and would go with it: {}", some(.others))]
+    OthersInStore {
+        /// The store's folder.
+        path: PathBuf,
+        /// Their names in it; folders end in "/".
+        others: Vec<String>,
+    },
+    /// A store with nothing in it was to be backed up over the snapshots of one that had files.
+    #[error(
+        "the store {store:?} is empty, and snapshot {snapshot} of the backup {path:?} has {files} files: no snapshot was made"
+    )]
+    EmptyStore {
+        /// The store's folder.
+        store: PathBuf,
+        /// The backup's folder.
+        path: PathBuf,
+        /// The backup's newest snapshot.
+        snapshot: u64,
+        /// Files in that.
+        files: u64,
+    },
+    /// A backup does not have this snapshot.
+    #[error("the backup {path:?} has no snapshot {snapshot}, but {}", numbers(.there))]
+    NoSnapshot {
+        /// The backup's folder.
+        path: PathBuf,
+        /// The number asked for.
+        snapshot: u64,
+        /// Those it has.
+        there: Vec<u64>,
     },
     /// This folder is no backup, or has no whole snapshot.
     #[error("there is no backup at {path:?}: {reason}")]
@@ -532,6 +564,7 @@ impl Error {
             | Self::NotInStore { .. }
             | Self::TensorNotFound { .. }
             | Self::NoBackup { .. }
+            | Self::NoSnapshot { .. }
             | Self::NoStore { .. } => ErrorKind::NotFound,
             Self::Gated { .. } | Self::BadToken { .. } | Self::Disabled { .. } => ErrorKind::NotAllowed,
             Self::RateLimited { .. }
@@ -553,6 +586,8 @@ impl Error {
             Self::StoreFormat { .. }
             | Self::StoreExists { .. }
             | Self::StoreInUse { .. }
+            | Self::OthersInStore { .. }
+            | Self::EmptyStore { .. }
             | Self::BackupFormat { .. }
             | Self::Storage { .. }
             | Self::Io { .. }
@@ -666,7 +701,16 @@ impl Error {
             ),
             Self::Damaged { .. } => Some("model-cache repair mends it; model-cache verify shows what else is damaged".to_owned()),
             Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
+            Self::TargetFull { path, .. } => {
+                let folder = shell_word(&path.to_string_lossy());
+                Some(format!("make room on the disk of {folder}, or name a folder on another one"))
+            }
             Self::Storage { source, .. } => source.hint().map(str::to_owned),
+            Self::OthersInStore { .. } => Some("move them elsewhere first; --to DIR makes another store".to_owned()),
+            Self::EmptyStore { .. } => Some(
+                "is it the right store? --store or MODEL_CACHE_HOME names another; to back up an empty one, name another DIR".to_owned(),
+            ),
+            Self::NoSnapshot { .. } => Some("without --snapshot it is the newest".to_owned()),
             Self::StoreExists { .. } => Some("--replace puts the backup in its place, --to DIR makes another store".to_owned()),
             Self::StoreInUse { .. } => Some("end what has it open (a mount, a server, a pull) first".to_owned()),
             Self::NoBackup { .. } => Some("model-cache backup DIR makes one".to_owned()),
@@ -683,6 +727,18 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// The first of these names, and how many more there are.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| crate::name::printable(name)).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}
+
+fn numbers(numbers: &[u64]) -> String {
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// ` by process 1, 2`, where any is known.

@@ -162,7 +162,7 @@ impl ModelCache {
 }
 
 /// `folder`, absolute, its ".." taken as words.
-fn folder_without_dots(folder: &Path) -> Option<PathBuf> {
+pub(crate) fn folder_without_dots(folder: &Path) -> Option<PathBuf> {
     let mut plain = PathBuf::new();
     for part in std::path::absolute(folder).ok()?.components() {
         match part {

@@ -164,13 +164,23 @@ proptest! {
                 Step::Backup { keep, recheck } => {
                     let before: BTreeSet<Vec<u8>> = kept.iter().flat_map(|(_, files)| files.values().cloned()).collect();
                     let now: BTreeSet<Vec<u8>> = model.values().cloned().collect();
-                    let report = cache.backup(&backup, &BackupOptions { keep, recheck, ..BackupOptions::default() }).unwrap();
+                    let newest: BTreeSet<Vec<u8>> = kept.last().into_iter().flat_map(|(_, files)| files.values().cloned()).collect();
+                    let made = cache.backup(&backup, &BackupOptions { keep, recheck, ..BackupOptions::default() });
+                    if now.is_empty() && !newest.is_empty() {
+                        prop_assert!(matches!(made, Err(Error::EmptyStore { .. })), "{:?}", made);
+                        continue;
+                    }
+                    let report = made.unwrap();
+                    prop_assert_eq!(report.another_store, !newest.is_empty() && newest.is_disjoint(&now));
                     prop_assert_eq!(report.copied_bytes, now.difference(&before).map(|bytes| bytes.len() as u64).sum::<u64>());
                     prop_assert_eq!((report.files, report.bytes), (model.len() as u64, now.iter().map(|bytes| bytes.len() as u64).sum()));
                     kept.push((report.snapshot, model.clone()));
-                    let gone = kept.len().saturating_sub(keep as usize);
+                    let gone = if report.another_store { 0 } else { kept.len().saturating_sub(keep as usize) };
                     let gone: Vec<u64> = kept.drain(..gone).map(|(number, _)| number).collect();
                     prop_assert_eq!(report.dropped_snapshots, gone);
+                    if report.another_store {
+                        continue;
+                    }
                     let needed: BTreeSet<Vec<u8>> = kept.iter().flat_map(|(_, files)| files.values().cloned()).collect();
                     let needed: BTreeSet<_> = needed.iter().map(|bytes| blob_path(&backup, bytes).file_name().unwrap().to_owned().into_string().unwrap()).collect();
                     prop_assert_eq!(names(&backup.join("blobs")).into_iter().collect::<BTreeSet<_>>(), needed);
@@ -363,6 +373,80 @@ fn a_copy_that_rotted_in_the_backup_is_replaced_where_it_is_looked_at_anew() {
     // Of another size it is seen without being asked for.
     File::options().write(true).open(blob_path(&backup, &large)).unwrap().set_len(100).unwrap();
     assert_eq!(back_up(&cache, &backup, 2).copied_bytes, 6 * MIB);
+}
+
+#[test]
+fn a_copy_that_was_found_damaged_is_never_taken_for_good_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, backup) = (dir.path().join("store"), dir.path().join("backup"));
+    let (large, other) = (bytes(1, 6 * MIB), bytes(2, 2000));
+    let cache = local(&store);
+    import(&cache, "me/a", "large", &large);
+    import(&cache, "me/a", "other", &other);
+    back_up(&cache, &backup, 1);
+    drop(cache);
+    flip(&blob_path(&backup, &large), 5 << 20);
+    flip_in_store(&store, &large, 5 << 20);
+    let cache = local(&store);
+    let aside = blob_path(&backup, &large).with_extension("damaged");
+    for recheck in [true, false] {
+        let report = cache.backup(&backup, &BackupOptions { keep: 1, recheck, ..BackupOptions::default() }).unwrap();
+        assert_eq!((report.left_out.len(), report.dropped_snapshots), (1, vec![]), "looked at anew: {recheck}");
+        assert!(aside.exists() && !blob_path(&backup, &large).exists());
+        assert_eq!(check(&backup, None).unwrap().bad, []);
+    }
+    let old = check(&backup, Some(1)).unwrap();
+    assert!(old.bad.len() == 1 && old.bad[0].reason.contains(".damaged now"), "{old:?}");
+    // The store has it again: it is copied, and what was set aside goes.
+    cache.delete_file("me/a", "large").unwrap();
+    import(&cache, "me/a", "large", &large);
+    let report = back_up(&cache, &backup, 1);
+    assert_eq!((report.left_out, report.copied_bytes, report.dropped_snapshots), (vec![], 6 * MIB, vec![1, 2, 3]));
+    assert!(restored(&backup, None) == files(&cache));
+    assert_eq!(names(&backup.join("blobs")).len(), 2);
+}
+
+#[test]
+fn only_a_snapshot_that_is_whole_is_offered_in_place_of_a_damaged_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup = dir.path().join("backup");
+    let cache = local(&dir.path().join("store"));
+    import(&cache, "me/a", "first", &bytes(1, 100_000));
+    back_up(&cache, &backup, 9);
+    import(&cache, "me/a", "second", &bytes(2, 100_000));
+    back_up(&cache, &backup, 9);
+    import(&cache, "me/a", "third", &bytes(3, 100_000));
+    back_up(&cache, &backup, 9);
+    let whole = |snapshot| check(&backup, Some(snapshot)).unwrap().whole_snapshot;
+    assert_eq!(whole(3), None, "nothing is bad");
+    flip(&blob_path(&backup, &bytes(3, 100_000)), 0);
+    assert_eq!(whole(3), Some(2));
+    flip(&backup.join("snapshots/3.sha256"), 0);
+    assert_eq!(whole(3), Some(2));
+    flip(&blob_path(&backup, &bytes(2, 100_000)), 0);
+    assert_eq!((whole(3), whole(2)), (Some(1), Some(1)));
+    flip(&blob_path(&backup, &bytes(1, 100_000)), 0);
+    assert_eq!((whole(3), whole(2), whole(1)), (None, None, None));
+}
+
+#[test]
+fn an_empty_store_and_another_one_take_nothing_from_a_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup = dir.path().join("backup");
+    let (right, wrong, empty) = ["right", "wrong", "empty"].map(|name| local(&dir.path().join(name))).into();
+    import(&right, "me/a", "x", &bytes(1, 100_000));
+    import(&wrong, "me/b", "y", &bytes(2, 100_000));
+    let good = files(&right);
+    assert_eq!((back_up(&empty, &backup, 1).snapshot, back_up(&right, &backup, 1).dropped_snapshots), (1, vec![1]));
+    let error = empty.backup(&backup, &BackupOptions { keep: 1, ..BackupOptions::default() }).unwrap_err();
+    assert!(matches!(error, Error::EmptyStore { snapshot: 2, files: 1, .. }), "{error:?}");
+    assert_eq!(names(&backup.join("snapshots")), ["2.json", "2.sha256"]);
+    let report = back_up(&wrong, &backup, 1);
+    assert_eq!((report.another_store, report.dropped_snapshots), (true, vec![]));
+    assert!(restored(&backup, Some(2)) == good);
+    // Meant so, the next one is as any.
+    let report = back_up(&wrong, &backup, 1);
+    assert_eq!((report.another_store, report.dropped_snapshots), (false, vec![2, 3]));
 }
 
 #[test]
@@ -695,9 +779,31 @@ fn a_restore_takes_nothing_from_who_has_a_store_or_other_files_there() {
     assert!(refusal(replaced(&moments.path("diary"))).contains("has files and is no store"));
     assert!(refusal(replaced(&moments.path("diary/monday"))).contains("not a folder"));
     assert!(refusal(replaced(&backup.join("new"))).contains("lies in the backup"));
-    assert!(refusal(restore(&backup, &moments.path("new"), Some(7))).contains("no snapshot 7, but 1"));
+    let error = restore(&backup, &moments.path("new"), Some(7)).unwrap_err();
+    assert!(matches!(&error, Error::NoSnapshot { snapshot: 7, there, .. } if *there == [1]) && error.is_not_found(), "{error:?}");
+    assert!(error.to_string().ends_with("has no snapshot 7, but 1"), "{error}");
+    // No store lies in another.
+    fs::create_dir(store.join("empty")).unwrap();
+    for inner in ["empty", "new", "new/deep", "model_cache_chunks/new", "no/../new"] {
+        assert!(refusal(restore(&backup, &store.join(inner), None)).contains("it lies in the store"), "{inner}");
+    }
+    fs::remove_dir(store.join("empty")).unwrap();
     assert!(refusal(restore(&moments.path("nothing"), &moments.path("new"), None)).starts_with("NotFound"));
     assert!(refusal(restore(&store, &moments.path("new"), None)).starts_with("NotFound"));
+    // What lies in a store's folder and is not its own would go with it.
+    fs::write(store.join("notes.txt"), "mine").unwrap();
+    drop(local(&store.join("inner")));
+    fs::write(store.join("model_cache_chunks/list"), "mine").unwrap();
+    let error = replaced(&store).unwrap_err();
+    assert!(
+        matches!(&error, Error::OthersInStore { others, .. } if *others == ["inner/", "model_cache_chunks/list", "notes.txt"]),
+        "{error:?}"
+    );
+    assert!(error.to_string().ends_with("go with it: inner/, model_cache_chunks/list, notes.txt"), "{error}");
+    assert!(files(&local(&store)) == moments.second && store.join("inner/leases").exists());
+    fs::remove_dir_all(store.join("inner")).unwrap();
+    fs::remove_file(store.join("model_cache_chunks/list")).unwrap();
+    fs::remove_file(store.join("notes.txt")).unwrap();
     // Somebody's folder that happens to have the name of ours.
     fs::create_dir(moments.path("store.restoring")).unwrap();
     fs::write(moments.path("store.restoring/monday"), "rain").unwrap();
@@ -794,8 +900,9 @@ fn a_full_disk_is_told_with_numbers_and_takes_nothing_from_the_snapshot_before()
     // And a restore without the room for it makes nothing.
     let error = restore(&backup, &dir.join("restored"), None).unwrap_err();
     assert!(
-        matches!(error, Error::NoSpace { needed_bytes, free_bytes, .. } if needed_bytes > 32 * MIB && free_bytes < 32 * MIB),
+        matches!(error, Error::TargetFull { needed_bytes, free_bytes, .. } if needed_bytes > 32 * MIB && free_bytes < 32 * MIB),
         "{error:?}"
     );
+    assert!(error.hint().unwrap().contains(dir.join("restored").to_str().unwrap()), "the disk that is full");
     assert_eq!(names(&dir), ["backup"]);
 }

@@ -41,6 +41,7 @@ pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, recheck: bool)
             "shared_bytes": report.shared_bytes,
             "left_out": left_out(&report.left_out),
             "unfinished": report.unfinished,
+            "another_store": report.another_store,
             "dropped_snapshots": report.dropped_snapshots,
             "dropped_bytes": report.dropped_bytes,
             "damaged_snapshots": report.damaged_snapshots,
@@ -75,6 +76,13 @@ fn tell(cx: &Context, report: &BackupReport, dir: &Path, started: Instant) -> Re
         cx.warn(&format!("snapshots are damaged: {}; what they need is not known, and nothing was dropped", numbers.join(", ")));
         cx.suggest(&format!("model-cache restore {} --check --snapshot {}", shown(dir), numbers[0]));
     }
+    if report.another_store {
+        cx.warn(
+            "nothing of the newest snapshot before is in this one, so no older snapshot was dropped: is this the right store? \
+             If it is, the next backup drops them as --keep says",
+        );
+        cx.suggest("--store or MODEL_CACHE_HOME names another store");
+    }
     show_left_out(cx, &report.left_out)?;
     if !report.left_out.is_empty() {
         cx.warn("what is damaged in the store was left out; no older snapshot was dropped");
@@ -101,6 +109,7 @@ pub(super) async fn check(cx: &Context, dir: PathBuf, snapshot: Option<u64>) -> 
             "files": checked.files,
             "size_bytes": checked.bytes,
             "bad": bad,
+            "whole_snapshot": checked.whole_snapshot,
             "left_out": left_out(&checked.left_out),
             "elapsed_ms": started.elapsed().as_millis() as u64,
         }))?;
@@ -135,8 +144,8 @@ fn tell_checked(cx: &Context, checked: &BackupCheck, dir: &Path, started: Instan
     output::text(&table.render(output::stdout_width(), cx.paint()))?;
     cx.say(&format!("Checked {amount}: {} damaged", render::count(checked.bad.len() as u64, "file")));
     cx.suggest(&format!("model-cache backup {} --recheck copies them anew, where the store has them", shown(dir)));
-    if let Some(older) = checked.snapshots.iter().rev().find(|number| **number < checked.snapshot) {
-        cx.suggest(&format!("model-cache restore {} --snapshot {older}", shown(dir)));
+    if let Some(whole) = checked.whole_snapshot {
+        cx.suggest(&format!("model-cache restore {} --snapshot {whole}", shown(dir)));
     }
     Ok(())
 }

@@ -23,6 +23,8 @@ const BLOBS: &str = "blobs";
 const SNAPSHOTS: &str = "snapshots";
 /// What the name of a file ends in that is not whole.
 const PART: &str = ".part";
+/// What the name of a blob's file ends in that was found damaged, and that the store could not replace.
+const DAMAGED: &str = ".damaged";
 /// Small files that wait for the disk at once: it takes them together.
 const SYNCS_AT_ONCE: usize = 16;
 /// A document larger than this is none: 20,000 files take 12 MiB.
@@ -212,6 +214,20 @@ impl Folder {
         Ok(())
     }
 
+    /// Takes a damaged file from under the name of its blob, if there is one, so that no backup takes it for good again.
+    pub(super) fn set_aside(&self, digest: &Digest) -> Result<()> {
+        let path = self.path.join(blob_file(digest));
+        match fs::rename(&path, self.path.join(damaged_file(digest))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("rename", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The file of a blob that was set aside, if one is, as it is called in messages.
+    pub(super) fn damaged_blob(&self, digest: &Digest) -> Option<String> {
+        Some(damaged_file(digest)).filter(|name| fs::symlink_metadata(self.path.join(name)).is_ok())
+    }
+
     pub(super) fn drop_part(&self, digest: &Digest) -> Result<()> {
         self.remove(&part_of(&blob_file(digest)))
     }
@@ -267,15 +283,18 @@ impl Folder {
         storage::sync_folder(&self.path.join(SNAPSHOTS)).attempted(writing)
     }
 
-    /// Takes away every blob, whole or not, that `used` says no to, and what is not whole of the others; how many whole ones, and
-    /// their bytes.
+    /// Takes away every blob, whole or not, that `used` says no to, what is not whole of the others, and what is damaged of those
+    /// that are whole; how many whole ones, and their bytes.
     pub(super) fn drop_blobs(&self, used: impl Fn(&Digest) -> bool) -> Result<(u64, u64)> {
         let mut dropped = (0, 0);
         for (name, there) in entries(&self.path.join(BLOBS))? {
             let whole = format::parse_blob_name(&name);
             let unused = match &whole {
                 Some(digest) => !used(digest),
-                None => name.strip_suffix(PART).is_some_and(|name| format::parse_blob_name(name).is_some()),
+                None => match name.strip_suffix(DAMAGED).and_then(format::parse_blob_name) {
+                    Some(digest) => !used(&digest) || self.open_blob(&digest).is_ok(),
+                    None => name.strip_suffix(PART).is_some_and(|name| format::parse_blob_name(name).is_some()),
+                },
             };
             if unused {
                 self.remove(&format!("{BLOBS}/{name}"))?;
@@ -342,6 +361,10 @@ pub(super) fn sha256(bytes: &[u8]) -> Digest {
 
 fn blob_file(digest: &Digest) -> String {
     format!("{BLOBS}/{}", format::blob_name(digest))
+}
+
+fn damaged_file(digest: &Digest) -> String {
+    format!("{}{DAMAGED}", blob_file(digest))
 }
 
 /// How a blob's file is called in messages.

@@ -34,7 +34,8 @@ pub(super) fn marker() -> String {
          snapshots/<n>.sha256   the SHA-256 of that, and of every blob it speaks of\n\
          \n\
          To check a snapshot without model-cache, in this folder: sha256sum --check --quiet snapshots/<n>.sha256\n\
-         A snapshot counts once its .json is there. What ends in .part is of a backup that was interrupted; the next one goes on with it.\n"
+         A snapshot counts once its .json is there. What ends in .part is of a backup that was interrupted; the next one goes on with it.\n\
+         What ends in .damaged was found so by `model-cache backup --recheck`, and the store had no sound copy.\n"
     )
 }
 

@@ -4,6 +4,7 @@
 //! DIR/model-cache-backup       says what this is, and how to check it by hand; its first line names the format
 //!     lock                     empty; only ever locked
 //!     blobs/sha256-<hex>       a file as it is, under the digest of its content; git-sha1-<hex> for those the Hub names so
+//!     blobs/<name>.damaged     a file that was found damaged and that the store could not replace; nothing reads it
 //!     snapshots/<n>.json       what was in the store at one moment: which file is which blob, refs, manifests, times
 //!     snapshots/<n>.sha256     SHA-256 of that document and of every blob it speaks of, for `sha256sum --check`
 //! ```
@@ -46,8 +47,8 @@ pub struct BackupOptions {
     /// How many snapshots the backup has afterwards, this one included; older ones go, once this one is whole, and what only they need.
     /// Default: 2, so that what was removed from the store by mistake outlives the next backup.
     pub keep: u64,
-    /// Whether what is in the backup already is read and checked again, and copied anew where it is damaged. Default: no; it is
-    /// taken for what its name says, if its size agrees.
+    /// Whether what is in the backup already is read and checked again, and copied anew where it is damaged; what the store can't replace
+    /// loses its name, so that no later backup takes it for good. Default: no; it is taken for what its name says, if its size agrees.
     pub recheck: bool,
     /// Called with bytes copied and bytes to copy. Default: nobody is.
     pub progress: Option<ProgressCallback>,
@@ -79,6 +80,9 @@ pub struct BackupReport {
     pub left_out: Vec<LeftOut>,
     /// Files that were begun in the store and are not complete, so not in it.
     pub unfinished: Vec<String>,
+    /// Whether nothing of the newest snapshot before is in this one, as where another store was backed up. Then no older one was dropped;
+    /// the next backup drops them.
+    pub another_store: bool,
     /// Numbers of the snapshots that are gone now. None while anything is left out.
     pub dropped_snapshots: Vec<u64>,
     /// Bytes of content that went with them.
@@ -96,7 +100,8 @@ impl ModelCache {
     /// copied still, and its space returns after that.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a folder in the store or around it, or one that is in other use; [`Error::Busy`] while another backup or
+    /// [`Error::InvalidOption`] for a folder in the store or around it, or one that is in other use; [`Error::EmptyStore`] if the store has
+    /// nothing and the newest snapshot has files; [`Error::Busy`] while another backup or
     /// restore is at it; [`Error::BackupFormat`]; [`Error::TargetFull`], [`Error::Io`] and [`Error::Cancelled`], after which the
     /// snapshots that were whole are as they were, and the next backup goes on where this one stopped. Damage is no error: see [`BackupReport::left_out`].
     ///
@@ -128,6 +133,15 @@ impl ModelCache {
         }
         run.report.snapshot = old.last().map_or(1, |(number, _)| number + 1);
         let document = run.copy()?;
+        let newest = old.iter().rev().find_map(|(number, read)| Some((*number, read.as_ref().ok()?)));
+        if let Some((snapshot, newest)) = newest.filter(|(_, newest)| !newest.files.is_empty()) {
+            if document.files.is_empty() && document.left_out.is_empty() {
+                let (store, path, files) = (self.store().folder().to_owned(), to.to_owned(), newest.files.len() as u64);
+                return Err(Error::EmptyStore { store, path, snapshot, files });
+            }
+            let digests: HashSet<_> = document.blobs.iter().map(|blob| blob.digest).collect();
+            run.report.another_store = newest.blobs.iter().all(|blob| !digests.contains(&blob.digest));
+        }
         folder.finish_snapshot(run.report.snapshot, &document)?;
         run.drop_old(&document, &old)?;
         Ok(run.report)
@@ -185,7 +199,10 @@ impl Run<'_> {
                         small.push(*digest);
                         sha256s.insert(*digest, folder::sha256(bytes));
                     }
-                    Err(reason) => _ = damaged.insert(*digest, reason),
+                    Err(reason) => {
+                        folder.set_aside(digest)?;
+                        damaged.insert(*digest, reason);
+                    }
                 }
                 Ok(())
             },
@@ -224,6 +241,7 @@ impl Run<'_> {
                     Ok(()) => {}
                     Err(error @ Error::Damaged { .. }) => {
                         tracing::warn!(%digest, error = %error.chain(), "not backed up");
+                        self.folder.set_aside(digest)?;
                         self.damaged.insert(*digest, error.chain());
                     }
                     Err(error) => return Err(error),
@@ -395,7 +413,7 @@ impl Run<'_> {
     fn drop_old(&mut self, new: &format::Document, old: &[(u64, Old)]) -> Result<()> {
         let damaged = old.iter().filter(|(_, read)| read.is_err());
         self.report.damaged_snapshots = damaged.map(|(number, _)| *number).collect();
-        if !self.report.left_out.is_empty() {
+        if !self.report.left_out.is_empty() || self.report.another_store {
             // An older snapshot may have what is missing here.
             return Ok(());
         }

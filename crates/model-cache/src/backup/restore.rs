@@ -12,7 +12,7 @@ use crate::{
     cache::ModelCache,
     digest::Digest,
     error::{Attempted, Error, Result},
-    export::real_folder,
+    export::{folder_without_dots, real_folder},
     import::fill_from,
     key::PinnedRepo,
     name::FilePath,
@@ -22,7 +22,7 @@ use crate::{
 };
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsString,
     fs,
     io::{self, Read},
@@ -60,6 +60,8 @@ pub struct BackupCheck {
     pub bytes: u64,
     /// Files of the backup that are not what they were.
     pub bad: Vec<BadBackupFile>,
+    /// Where anything is bad: the newest other snapshot that is whole, all of it read as well. None where none is.
+    pub whole_snapshot: Option<u64>,
     /// What was damaged in the store when the snapshot was made, so that it is not in it.
     pub left_out: Vec<LeftOut>,
 }
@@ -110,17 +112,21 @@ pub struct RestoreReport {
 impl ModelCache {
     /// Reads all of a snapshot of the backup at `from`, and says whether it is whole: its layout, its document, every block and every digest.
     ///
-    /// Writes nothing. Cost: one read of all of it, and its digests.
+    /// Writes nothing. Cost: one read of all of it, and its digests; where anything is bad, also of other snapshots, until one is whole.
     ///
     /// # Errors
-    /// [`Error::NoBackup`], [`Error::BackupFormat`], [`Error::Busy`] while a backup is written, [`Error::Io`] and
+    /// [`Error::NoBackup`], [`Error::NoSnapshot`], [`Error::BackupFormat`], [`Error::Busy`] while a backup is written, [`Error::Io`] and
     /// [`Error::Cancelled`]. Damage is no error but a finding: see [`BackupCheck::bad`].
     pub fn check_backup(from: &Path, options: &CheckOptions) -> Result<BackupCheck> {
         let folder = Folder::open_to_read(from)?;
         let (number, document) = choose(&folder, options.snapshot)?;
         let total_bytes = document.as_ref().map_or(0, Document::size_bytes);
         let mut paced = Paced::new(options.progress.as_ref(), options.cancel.as_ref(), total_bytes);
-        check(&folder, number, document.as_ref(), &mut paced)
+        let mut checked = check(&folder, number, document.as_ref(), &mut paced)?;
+        if !checked.bad.is_empty() {
+            checked.whole_snapshot = find_whole(&folder, &checked, document.ok().as_ref(), &mut || paced.tell(total_bytes))?;
+        }
+        Ok(checked)
     }
 
     /// Makes a store at `store` of a snapshot of the backup at `from`: names, content, refs, manifests and times as they were.
@@ -131,7 +137,8 @@ impl ModelCache {
     ///
     /// # Errors
     /// Before anything is made: [`Error::StoreExists`] unless `replace` is set, [`Error::StoreInUse`] if any process has the store open,
-    /// [`Error::InvalidOption`] for a folder that can't be a store, [`Error::BackupDamaged`], [`Error::NoSpace`], and those of
+    /// [`Error::OthersInStore`] if other files lie in its folder, [`Error::InvalidOption`] for a folder that can't be a store or lies in
+    /// one, [`Error::BackupDamaged`], [`Error::TargetFull`], and those of
     /// [`check_backup`](Self::check_backup). [`Error::Io`], [`Error::Storage`], [`Error::Cancelled`].
     pub fn restore(from: &Path, store: &Path, options: &RestoreOptions) -> Result<RestoreReport> {
         let folder = Folder::open_to_read(from)?;
@@ -151,7 +158,12 @@ impl ModelCache {
         fail_point("restore.checked");
         let building = Building::begin(&target, Store::needed_bytes(document.blobs.iter().map(|blob| blob.size_bytes)))?;
         let replaced = matches!(target.there, There::Store(_));
-        building.fill(&folder, &document, &mut paced)?;
+        building.fill(&folder, &document, &mut paced).map_err(|error| match error {
+            Error::NoSpace { needed_bytes, free_bytes, .. } => {
+                Error::TargetFull { path: target.store.clone(), needed_bytes, free_bytes }
+            }
+            error => error,
+        })?;
         building.take_place(&target)?;
         let (files, bytes) = (document.files.len() as u64, document.size_bytes());
         Ok(RestoreReport { snapshot: number, store: target.store, files, bytes, replaced, left_out: document.left_out })
@@ -165,8 +177,7 @@ fn choose(folder: &Folder, number: Option<u64>) -> Result<(u64, super::Old)> {
     let newest = *snapshots.last().ok_or_else(|| none("it has no snapshot: its first backup did not end".to_owned()))?;
     let number = number.unwrap_or(newest);
     if !snapshots.contains(&number) {
-        let there: Vec<_> = snapshots.iter().map(u64::to_string).collect();
-        return Err(none(format!("it has no snapshot {number}, but {}", there.join(", "))));
+        return Err(Error::NoSnapshot { path: folder.path().to_owned(), snapshot: number, there: snapshots });
     }
     Ok((number, folder.read_snapshot(number)?))
 }
@@ -185,6 +196,7 @@ fn check(
         files: 0,
         bytes: 0,
         bad: Vec::new(),
+        whole_snapshot: None,
         left_out: Vec::new(),
     };
     let document = match document {
@@ -211,11 +223,46 @@ fn check(
     Ok(checked)
 }
 
+/// The newest snapshot that is whole, other than the one that was `checked`, whose content is not read again.
+fn find_whole(
+    folder: &Folder,
+    checked: &BackupCheck,
+    document: Option<&Document>,
+    go_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<Option<u64>> {
+    let bad: HashSet<&str> = checked.bad.iter().map(|bad| bad.file.as_str()).collect();
+    let blobs = document.into_iter().flat_map(|document| &document.blobs);
+    let mut sound: HashMap<Digest, bool> =
+        blobs.map(|blob| (blob.digest, !bad.contains(shown_blob(&blob.digest).as_str()))).collect();
+    'snapshots: for &number in checked.snapshots.iter().rev().filter(|number| **number != checked.snapshot) {
+        let Ok(document) = folder.read_snapshot(number)? else { continue };
+        if document.blobs.iter().any(|blob| sound.get(&blob.digest) == Some(&false)) {
+            continue;
+        }
+        for blob in &document.blobs {
+            if !sound.contains_key(&blob.digest) {
+                let is_sound = check_blob(folder, blob, &mut |_| go_on())?.is_none();
+                sound.insert(blob.digest, is_sound);
+                if !is_sound {
+                    continue 'snapshots;
+                }
+            }
+        }
+        return Ok(Some(number));
+    }
+    Ok(None)
+}
+
 /// What is wrong with a blob's file, if anything is.
 fn check_blob(folder: &Folder, blob: &Blob, tell: &mut dyn FnMut(u64) -> Result<()>) -> Result<Option<String>> {
     let mut file = match folder.open_blob(&blob.digest) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("it is not there".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some(match folder.damaged_blob(&blob.digest) {
+                Some(aside) => format!("it was found damaged, and is {aside} now"),
+                None => "it is not there".to_owned(),
+            }));
+        }
         Err(error) => return Ok(Some(error.to_string())),
     };
     let length = file.metadata().map_err(failed("look at", folder.path()))?.len();
@@ -276,8 +323,14 @@ impl Target {
         let real = match fs::canonicalize(store) {
             Ok(real) => real,
             Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(store).is_err() => {
-                if real_folder(store).map_err(failed("find", store))?.starts_with(backup.path()) {
-                    return refuse("it lies in the backup".to_owned());
+                let real = real_folder(store).map_err(failed("find", store))?;
+                for place in [Some(real), folder_without_dots(store)].into_iter().flatten() {
+                    if place.starts_with(backup.path()) {
+                        return refuse("it lies in the backup".to_owned());
+                    }
+                    if let Some(around) = place.ancestors().find(|around| around.is_dir() && Store::is_in(around)) {
+                        return refuse(format!("it lies in the store {}, whose files are its own", around.display()));
+                    }
                 }
                 return Ok(Self { store: std::path::absolute(store).map_err(failed("find", store))?, there: There::Nothing });
             }
@@ -289,6 +342,9 @@ impl Target {
         }
         if real.starts_with(backup.path()) || backup.path().starts_with(&real) {
             return refuse("it and the backup lie in one another".to_owned());
+        }
+        if let Some(around) = real.ancestors().skip(1).find(|around| Store::is_in(around)) {
+            return refuse(format!("it lies in the store {}, whose files are its own", around.display()));
         }
         let parent = real.parent().map(fs::metadata).transpose().map_err(failed("look at", &real))?;
         if parent.is_none_or(|parent| parent.dev() != there.dev()) {
@@ -303,12 +359,19 @@ impl Target {
         if !replace {
             return Err(Error::StoreExists { path: real });
         }
+        refuse_others(&real)?;
         let leases = real.join("leases");
         match FileLock::try_exclusive(&leases).attempted(|| format!("could not take the store {} out of use", real.display()))? {
             Some(alone) => Ok(Self { store: real, there: There::Store(alone) }),
             None => Err(Error::StoreInUse { processes: FileLock::holders(&leases), path: real }),
         }
     }
+}
+
+/// Refuses to replace a store in whose folder something else lies: all of the folder goes.
+fn refuse_others(store: &Path) -> Result<()> {
+    let others = Store::others_in(store)?;
+    if others.is_empty() { Ok(()) } else { Err(Error::OthersInStore { path: store.to_owned(), others }) }
 }
 
 /// The folder beside a store in which another is built. With its lock it can't be two restores'; whatever is in it besides is garbage
@@ -353,7 +416,7 @@ impl Building {
         let free_bytes =
             storage::free_bytes(&building.folder).attempted(|| format!("could not measure {}", building.folder.display()))?;
         if needed_bytes > free_bytes {
-            return Err(Error::NoSpace { what: format!("the store {}", target.store.display()), needed_bytes, free_bytes });
+            return Err(Error::TargetFull { path: target.store.clone(), needed_bytes, free_bytes });
         }
         Ok(building)
     }
@@ -444,6 +507,8 @@ impl Building {
             // Takes the place of an empty folder, and of nothing else.
             There::Nothing => fs::rename(&built, store).map_err(failed("make", store))?,
             There::Store(_) => {
+                // Somebody may have put something there since this began.
+                refuse_others(store)?;
                 let exchanged =
                     storage::exchange(&built, store).attempted(|| format!("could not replace {}", store.display()))?;
                 if !exchanged {

@@ -4,25 +4,13 @@ use super::Findings;
 use crate::{
     error::{Error, ErrorKind},
     name::shell_word,
-    store::{CHUNKS_FOLDER, MANIFESTS_FOLDER},
+    store::{CHUNKS_FOLDER, MANIFESTS_FOLDER, OWN},
 };
 use std::{
     fs::{self, Metadata},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
-
-/// The files of a store. Others in its folder are none of its.
-const OWN: [&str; 8] = [
-    CHUNKS_FOLDER,
-    "model_cache_chunks/mdbx.dat",
-    "model_cache_chunks/mdbx.lck",
-    MANIFESTS_FOLDER,
-    "model_cache_manifests/mdbx.dat",
-    "model_cache_manifests/mdbx.lck",
-    "leases",
-    "ballast",
-];
 
 /// The user this process is.
 pub(super) fn user() -> Option<u32> {

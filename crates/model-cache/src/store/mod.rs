@@ -61,6 +61,18 @@ const ANY_FILL_LEASE: u64 = MAX_LEASE_ID;
 /// Leases on activities begin here; blob ids lie below.
 pub(crate) const ACTIVITY_LEASES: u64 = 1 << 60;
 
+/// The files of a store. Others in its folder are none of its.
+pub(crate) const OWN: [&str; 8] = [
+    CHUNKS_FOLDER,
+    "model_cache_chunks/mdbx.dat",
+    "model_cache_chunks/mdbx.lck",
+    MANIFESTS_FOLDER,
+    "model_cache_manifests/mdbx.dat",
+    "model_cache_manifests/mdbx.lck",
+    "leases",
+    "ballast",
+];
+
 /// An open store. Shared by everything that works on it.
 pub(crate) struct Store {
     folder: PathBuf,
@@ -145,6 +157,29 @@ impl Store {
     /// Whether there is a store in `folder`, whole or not, or something that is no folder and opening it will tell.
     pub(crate) fn is_in(folder: &Path) -> bool {
         folder.join(MANIFESTS_FOLDER).exists() || (folder.exists() && !folder.is_dir())
+    }
+
+    /// What lies in the folder of a store and is none of its files, sorted; folders end in "/".
+    pub(crate) fn others_in(folder: &Path) -> Result<Vec<String>> {
+        let mut others = Vec::new();
+        for inner in ["", CHUNKS_FOLDER, MANIFESTS_FOLDER] {
+            let listed = folder.join(inner);
+            let failed = |source| Error::Io { action: "list", path: listed.clone(), source };
+            let entries = match std::fs::read_dir(&listed) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(failed)?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(failed)?;
+                let name = Path::new(inner).join(entry.file_name());
+                if !OWN.iter().any(|own| name == Path::new(own)) {
+                    let end = if entry.file_type().is_ok_and(|there| there.is_dir()) { "/" } else { "" };
+                    others.push(format!("{}{end}", name.display()));
+                }
+            }
+        }
+        others.sort();
+        Ok(others)
     }
 
     pub(crate) fn folder(&self) -> &Path {
