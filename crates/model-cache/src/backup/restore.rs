@@ -22,7 +22,7 @@ use crate::{
 };
 use std::{
     cell::RefCell,
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     ffi::OsString,
     fs,
     io::{self, Read},
@@ -240,9 +240,9 @@ fn find_whole(
             continue;
         }
         for blob in &document.blobs {
-            if !sound.contains_key(&blob.digest) {
+            if let Entry::Vacant(unread) = sound.entry(blob.digest) {
                 let is_sound = check_blob(folder, blob, &mut |_| go_on())?.is_none();
-                sound.insert(blob.digest, is_sound);
+                unread.insert(is_sound);
                 if !is_sound {
                     continue 'snapshots;
                 }
