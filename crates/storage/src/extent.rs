@@ -204,7 +204,7 @@ impl Extents {
         self.begin_write("free extents", FREE_HEADROOM_BYTES)
     }
 
-    /// libmdbx's own check of the environment: every page accounted for, trees sound. Keeps writers out meanwhile; the caller has no
+    /// libmdbx's own check of the environment: every page accounted for, trees sound. As of one snapshot, beside writers; the caller has no
     /// transaction open.
     ///
     /// # Errors

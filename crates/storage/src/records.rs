@@ -44,7 +44,7 @@ impl Records {
         self.db.create_tables(tables)
     }
 
-    /// libmdbx's own check of the environment: every page accounted for, trees sound. Keeps writers out meanwhile; the caller has no
+    /// libmdbx's own check of the environment: every page accounted for, trees sound. As of one snapshot, beside writers; the caller has no
     /// transaction open.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use super::{DatabaseKind, Env, Error, Result};
 
 impl<K: DatabaseKind> Env<K> {
-    /// Walks all of it with writers kept out. Reads no large value beyond its page header.
+    /// Walks all of it, as of one snapshot: writers are neither kept out nor waited for. Reads no large value beyond its page header.
     pub(crate) fn check_structure(&self) -> Result<()> {
         self.check_process()?;
         self.check_free_lists()?;
@@ -19,7 +19,7 @@ impl<K: DatabaseKind> Env<K> {
                 self.db.ptr().0,
                 &callbacks,
                 &mut context,
-                mdbx_sys::MDBX_CHK_READWRITE,
+                mdbx_sys::MDBX_CHK_DEFAULTS,
                 mdbx_sys::MDBX_chk_error,
                 0,
             )
