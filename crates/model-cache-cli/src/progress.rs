@@ -371,6 +371,8 @@ impl Progress {
             let bytes_per_second = lock(&before).speed(loaded, now);
             let mut board = lock(&shared.board);
             (board.files, board.total_bytes) = (1, total);
+            // One comes after the other: what was done before is no part of this.
+            board.lines.retain(|line| line.path == name);
             let line = board.line(name, now);
             (line.loaded_bytes, line.total_bytes) = (loaded, total);
             (line.bytes_per_second, line.moved) = (bytes_per_second, now);
@@ -607,6 +609,14 @@ mod tests {
         assert_eq!(board.plain(now), " 37 %  1.50/4.00 GiB  256 MiB/s  0:10 left  0 of 3 files");
         board.hear(&EventKind::Sealed { path: "b.gguf".to_owned(), size_bytes: 1 << 30, fetched_bytes: 0 }, now);
         assert_eq!(board.plain(now), " 50 %  2.00/4.00 GiB  200 MiB/s  0:11 left  1 of 3 files");
+    }
+
+    #[test]
+    fn what_was_read_before_is_not_added_to_what_is_read_now() {
+        let shown = Progress::begin(ProgressMode::None);
+        shown.callback("checking")(90 << 20, 90 << 20);
+        shown.callback("fetching")(20 << 20, 80 << 20);
+        assert!(lock(&shown.shared.board).plain(Instant::now()).starts_with(" 25 %  20.0/80.0 MiB"));
     }
 
     #[test]

@@ -1045,6 +1045,71 @@ fn a_command_that_reads_makes_no_store() {
 }
 
 #[test]
+fn a_store_that_may_not_be_read_and_one_that_lost_its_records_are_not_taken_for_none() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = Machine::with_model(MIB);
+    machine.json(&["pull", REPO, "--all"]);
+    let out = machine.path("out");
+    let all = [
+        &["ls"][..],
+        &["df"],
+        &["gc"],
+        &["verify"],
+        &["repair"],
+        &["ls", REPO],
+        &["verify", REPO],
+        &["repair", REPO],
+        &["cat", REPO, "config.json"],
+        &["export", REPO, "--to", out.to_str().unwrap()],
+        &["backup", out.to_str().unwrap()],
+        &["rm", REPO, "--yes"],
+    ];
+    let as_nobody = |args: &[&str]| {
+        let program = machine.command(args);
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--clear-groups"]).arg(program.get_program()).args(program.get_args());
+        command.env_clear().envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).env("PATH", "/usr/bin:/bin");
+        command.stdin(Stdio::null()).output().ok().filter(|output| output.status.code() != Some(127)).map(Ran::from)
+    };
+    // The store is its owner's alone; what it lies in is not.
+    std::fs::set_permissions(machine.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    if as_nobody(&["--version"]).is_some_and(|ran| ran.code == 0) {
+        for args in all {
+            let ran = as_nobody(args).unwrap();
+            assert!(ran.code == 1 && ran.err.contains("Permission denied") && ran.err.contains("hint: "), "{args:?}: {ran:?}");
+            assert!(!ran.err.contains("no store"), "{args:?}: {ran:?}");
+        }
+    } else {
+        println!("this may not run as another user");
+    }
+    std::fs::remove_dir_all(machine.path("store/model_cache_manifests")).unwrap();
+    for args in all {
+        let ran = machine.run(args);
+        assert!(ran.code == 5 && ran.err.contains("model_cache_manifests") && ran.err.contains("hint: "), "{args:?}: {ran:?}");
+    }
+    assert!(!machine.path("store/model_cache_manifests").exists());
+}
+
+#[test]
+fn a_damaged_import_is_whole_again_once_its_original_is_imported() {
+    let machine = Machine::with_model(MIB);
+    let original = Content::seeded(8, 12 * MIB).read(0..12 * MIB).unwrap();
+    std::fs::write(machine.path("mine.gguf"), &original).unwrap();
+    let file = machine.path("mine.gguf");
+    let file = file.to_str().unwrap();
+    machine.json(&["import", "me/mine", file]);
+    damage(&machine.path("store"), &original[6 << 20..(6 << 20) + 64]);
+    assert_eq!(machine.run(["verify"]).code, 5);
+    let ran = machine.run(["repair"]);
+    assert!(ran.code == 5 && ran.text().contains("import the original again"), "{ran:?}");
+    let ran = machine.run(["import", "me/mine", file]);
+    assert!(ran.code == 0 && ran.err.contains("1 file was here and damaged") && !ran.err.contains("already"), "{ran:?}");
+    assert_eq!((machine.run(["verify", "--digest"]).code, machine.run(["repair"]).code), (0, 0));
+    let again = machine.json(&["import", "me/mine", file]);
+    assert_eq!((again["mended_files"].as_u64(), again["here_bytes"].as_u64()), (Some(0), Some(12 * MIB)));
+}
+
+#[test]
 fn an_import_is_shown_as_one() {
     let machine = Machine::with_model(MIB);
     std::fs::write(machine.path("mine.bin"), vec![7; 100_000]).unwrap();

@@ -8,7 +8,7 @@ use crate::{
     name::{FilePath, RepoId, RepoSpec},
     progress::{self, ProgressCallback},
     record::*,
-    store::{Fill, Followers, Wanted},
+    store::{Fill, Followers, Store, Wanted},
 };
 use std::{
     collections::BTreeMap,
@@ -41,6 +41,8 @@ pub struct ImportReport {
     pub bytes: u64,
     /// Bytes of them whose content was here already.
     pub here_bytes: u64,
+    /// Files whose content was here and damaged: theirs took its place, under all its names.
+    pub mended_files: u64,
     /// What was found and left out: links to folders, pipes, devices, and the store itself.
     pub skipped: Vec<PathBuf>,
 }
@@ -52,6 +54,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes read, checksummed and written at a time: what stays in a core's own cache between the three.
 const COPY_BYTES: u64 = 256 << 10;
 
+/// What was here of an imported file's content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Was {
+    New,
+    Here,
+    Damaged,
+}
+
 /// Folders that are a tool's own, never a model's.
 const SKIPPED_FOLDERS: [&str; 3] = [".git", ".cache", "__pycache__"];
 
@@ -61,6 +71,9 @@ impl ModelCache {
     /// A file keeps its name; of a folder come all files, under their paths within it, but for `.git`, `.cache` and
     /// `__pycache__`. A name that is taken is given the new content; who reads the old one goes on reading it. Symbolic links are followed to
     /// files, not to folders.
+    ///
+    /// Content that is here already is checked, block by block, before it is given another name; where it is damaged the file's takes its place, under
+    /// all its names, as in a [`repair`](Self::repair).
     ///
     /// # Errors
     /// Before anything is stored: [`Error::InvalidRepo`] (a revision can't be given: an import has no commits), [`Error::Io`] for
@@ -85,13 +98,15 @@ impl ModelCache {
             return Err(Error::InvalidOption { name: "PATH", value, reason: "there is no file to import".to_owned() });
         }
         let total_bytes = sources.values().map(|(_, size_bytes)| size_bytes).sum();
-        let mut report = ImportReport { repo: repo.repo.clone(), files: 0, bytes: 0, here_bytes: 0, skipped };
+        let mut report = ImportReport { repo: repo.repo.clone(), files: 0, bytes: 0, here_bytes: 0, mended_files: 0, skipped };
         for (path, (source, size_bytes)) in sources {
             let before = report.bytes;
             let tell =
                 |bytes: u64| progress::tell(options.progress.as_ref(), options.cancel.as_ref(), before + bytes, total_bytes);
-            if self.import_one(&repo, path, &source, size_bytes, &tell)? {
-                report.here_bytes += size_bytes;
+            match self.import_one(&repo, path, &source, size_bytes, &tell, options.cancel.as_ref())? {
+                Was::New => {}
+                Was::Here => report.here_bytes += size_bytes,
+                Was::Damaged => report.mended_files += 1,
             }
             report.files += 1;
             report.bytes += size_bytes;
@@ -99,7 +114,7 @@ impl ModelCache {
         Ok(report)
     }
 
-    /// Imports one file; says whether its content was here.
+    /// Imports one file; says what its content was.
     fn import_one(
         &self,
         repo: &PinnedRepo,
@@ -107,7 +122,8 @@ impl ModelCache {
         source: &Path,
         size_bytes: u64,
         tell: &dyn Fn(u64) -> Result<()>,
-    ) -> Result<bool> {
+        cancel: Option<&CancellationToken>,
+    ) -> Result<Was> {
         let mut file =
             File::open(source).map_err(|error| Error::Io { action: "read", path: source.to_owned(), source: error })?;
         tell(0)?;
@@ -119,12 +135,20 @@ impl ModelCache {
             let mut hasher = Hasher::sha256();
             hasher.update(&bytes);
             let wanted = wanted(hasher.finish());
+            let mended = self.store().mend_inline(&wanted, &bytes)?;
             let here = self.store().link_if_here(&wanted)?;
             if !here {
                 self.store().seal_inline(&wanted, &bytes)?;
             }
             tell(size_bytes)?;
-            return Ok(here);
+            if mended {
+                say_damaged(&wanted);
+            }
+            return Ok(match (mended, here) {
+                (true, _) => Was::Damaged,
+                (false, true) => Was::Here,
+                (false, false) => Was::New,
+            });
         }
         let fill = self.store().begin_import(repo, &path, size_bytes)?;
         storage::fail_point("import.begun");
@@ -137,7 +161,7 @@ impl ModelCache {
             // Somebody brings the same content just now: once that is here, this is a name for it.
             let begun = Instant::now();
             loop {
-                match fill.seal(&wanted) {
+                match seal(self.store(), &fill, &wanted, &|| progress::go_on(cancel)) {
                     Err(Error::Busy { .. }) if begun.elapsed() < BUSY_PATIENCE => {
                         tell(size_bytes)?;
                         std::thread::sleep(BUSY_PAUSE);
@@ -154,6 +178,24 @@ impl ModelCache {
         }
         filled
     }
+}
+
+/// Gives what was imported its name, or the content that is here, if that is sound; else has it take that one's place.
+fn seal(store: &Arc<Store>, fill: &Fill, wanted: &Wanted, go_on: &dyn Fn() -> Result<()>) -> Result<Was> {
+    let Some(damaged) = store.find_damaged(wanted, go_on)? else {
+        return Ok(if fill.seal(wanted)? { Was::Here } else { Was::New });
+    };
+    store.end_repair(&damaged, fill, Some(wanted))?;
+    // Its lease goes first: the damaged blob is freed at once, unless others read it.
+    drop(damaged);
+    store.free_replaced();
+    say_damaged(wanted);
+    Ok(Was::Damaged)
+}
+
+fn say_damaged(wanted: &Wanted) {
+    let Wanted { repo, path, .. } = wanted;
+    tracing::warn!(%repo, %path, "this content was here and damaged: what was imported took its place");
 }
 
 /// Reads `file` into `fill`, block by block, each checksummed as it was read, hashed as it is read back, and sent on its way to

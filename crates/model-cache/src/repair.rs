@@ -215,6 +215,11 @@ impl Repair {
                 report.damaged.push(self.bring_back(repo, path, &mut report.fetched_bytes).await);
             }
         }
+        // Last: a small file may have been mended of them.
+        let store = Arc::clone(self.cache.store());
+        let dropped = blocking::run(move || store.drop_strays(dry_run)).await?;
+        let how = "dropped: bytes of a small file no row leads to";
+        report.records.extend(dropped.into_iter().map(|(what, _)| MendedRecord { what, how: how.to_owned() }));
         Ok(report)
     }
 
@@ -401,7 +406,7 @@ impl Repair {
         };
         let (store, sealed) = (Arc::clone(self.cache.store()), Arc::clone(&fill.0));
         let ended = blocking::run(move || {
-            let ended = store.end_repair(&suspect, &sealed);
+            let ended = store.end_repair(&suspect, &sealed, None);
             // Its lease goes first: the damaged blob is freed at once, unless others read it.
             drop(suspect);
             store.free_replaced();

@@ -43,6 +43,24 @@ fn import(cache: &ModelCache, repo: &str, seed: u64, size: u64) -> Result<Import
 }
 
 #[tokio::test]
+async fn a_repair_without_room_for_a_second_copy_says_of_which_file() {
+    use std::os::unix::fs::FileExt;
+    let Some(disk) = small_disk("a_repair_without_room_for_a_second_copy_says_of_which_file") else { return };
+    let hub = hub(1, 120 * MIB);
+    let cache = cache(&disk.join("store"), &hub);
+    cache.pull(REPO).all(true).run().await.unwrap();
+    let file = cache.open_file(REPO, "model.gguf").unwrap();
+    let at = file.placement().unwrap().offset_of(7..8).unwrap();
+    let data = fs::File::options().write(true).open(disk.join("store/model_cache_chunks/mdbx.dat")).unwrap();
+    data.write_all_at(&[!file[7]], at).unwrap();
+    drop(file);
+    let report = cache.repair(None).run().await.unwrap();
+    let RepairOutcome::Failed { kind, message } = &report.damaged[0].outcome else { panic!("{report:?}") };
+    assert_eq!(*kind, ErrorKind::NoSpace, "{message}");
+    assert!(message.contains(&format!("{REPO} model.gguf")) && !message.contains('@'), "{message}");
+}
+
+#[tokio::test]
 async fn a_pull_that_does_not_fit_is_refused_before_its_first_byte() {
     let Some(disk) = small_disk("a_pull_that_does_not_fit_is_refused_before_its_first_byte") else { return };
     let hub = hub(1, 300 * MIB);

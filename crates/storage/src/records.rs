@@ -161,17 +161,34 @@ macro_rules! reading {
 
             /// Every key that begins with `prefix`, with its plain bytes, in key order.
             pub fn scan_bytes(&self, table: &Table<[u8]>, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
-                let handle = self.txn.open_table(table.name)?;
-                let mut cursor = self.txn.cursor(&handle).map_err(|source| self.db.error("open a cursor", source))?;
                 let mut found = Vec::new();
+                self.each_of(table.name, prefix, |key, value| found.push((key.into_owned(), value.into_owned())))?;
+                Ok(found)
+            }
+
+            /// Every key that begins with `prefix`, in key order, and how many bytes its value has; values are not read.
+            pub fn scan_sizes(&self, table: &Table<[u8]>, prefix: &str) -> Result<Vec<(String, usize)>> {
+                let mut found = Vec::new();
+                self.each_of(table.name, prefix, |key, value| found.push((key.into_owned(), value.len())))?;
+                Ok(found)
+            }
+
+            fn each_of(
+                &self,
+                table: &'static str,
+                prefix: &str,
+                mut each: impl FnMut(Cow<'_, str>, Cow<'_, [u8]>),
+            ) -> Result<()> {
+                let handle = self.txn.open_table(table)?;
+                let mut cursor = self.txn.cursor(&handle).map_err(|source| self.db.error("open a cursor", source))?;
                 for entry in cursor.iter_from::<Cow<'_, [u8]>, Cow<'_, [u8]>>(prefix.as_bytes()) {
                     let (key, value) = entry.map_err(|source| self.db.error("read the next record", source))?;
                     if !key.starts_with(prefix.as_bytes()) {
                         break;
                     }
-                    found.push((String::from_utf8_lossy(&key).into_owned(), value.into_owned()));
+                    each(String::from_utf8_lossy(&key), value);
                 }
-                Ok(found)
+                Ok(())
             }
 
             fn get_bytes_of(&self, table: &'static str, key: &str) -> Result<Option<Cow<'_, [u8]>>> {

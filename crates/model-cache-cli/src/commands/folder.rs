@@ -111,6 +111,7 @@ pub(super) async fn import(cx: &Context, repo: String, paths: Vec<PathBuf>) -> R
             "files": report.files,
             "size_bytes": report.bytes,
             "here_bytes": report.here_bytes,
+            "mended_files": report.mended_files,
             "skipped": skipped,
         }))?;
     } else {
@@ -120,6 +121,10 @@ pub(super) async fn import(cx: &Context, repo: String, paths: Vec<PathBuf>) -> R
         };
         let (files, size) = (render::count(report.files, "file"), render::size(report.bytes));
         cx.say(&format!("Imported {files}, {size}{here} as {}", report.repo));
+        if report.mended_files > 0 {
+            let files = render::count(report.mended_files, "file");
+            cx.say(&format!("Content of {files} was here and damaged: it is whole again, under all its names"));
+        }
         if !skipped.is_empty() {
             cx.warn(&format!("skipped what is no file (links to folders, pipes, devices): {}", few(&skipped)));
         }

@@ -105,7 +105,7 @@ impl Store {
         check_names(&mut audit);
         check_blobs(&mut audit);
         check_markers(&mut audit);
-        let inline = txn.scan_bytes(&INLINE, "").attempted(reading)?;
+        let inline = txn.scan_sizes(&INLINE, "").attempted(reading)?;
         let homes: BTreeSet<String> =
             audit.blobs.values().filter(|blob| blob.is_inline()).map(|blob| key::chunk(&blob.home, 0)).collect();
         if audit.damaged_blobs.is_empty() {

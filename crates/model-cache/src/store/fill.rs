@@ -1,6 +1,10 @@
 //! How content comes in: [`Store::acquire`] finds or begins a blob, [`Fill`] writes into it, and a seal makes it visible.
 
-use super::{ACTIVITY_LEASES, ANY_FILL_LEASE, Store, free::Fate, link, writing};
+use super::{
+    ACTIVITY_LEASES, ANY_FILL_LEASE, Store,
+    free::{Fate, blob_of_name},
+    link, writing,
+};
 use crate::{
     digest::{Digest, Hasher},
     error::{Attempted, Error, Result},
@@ -32,7 +36,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    fn metadata(&self, blob_id: u64) -> FileMetadata {
+    pub(super) fn metadata(&self, blob_id: u64) -> FileMetadata {
         FileMetadata {
             size_bytes: self.size_bytes,
             digest: self.digest.to_string(),
@@ -42,7 +46,7 @@ impl Wanted {
         }
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{} {}", self.repo.repo, self.path)
     }
 }
@@ -245,8 +249,14 @@ impl Store {
         if !is_content_of(&blob, wanted) {
             return Ok(false);
         }
-        if blob.names.contains(&key::meta(&wanted.repo, &wanted.path)) && self.has_name(&wanted.repo, &wanted.path)? {
-            return Ok(true);
+        if blob.names.contains(&key::meta(&wanted.repo, &wanted.path)) {
+            match self.has_name(&wanted.repo, &wanted.path) {
+                Ok(true) => return Ok(true),
+                // Put anew.
+                Ok(false) => {}
+                Err(error) if error.is_corruption() => {}
+                Err(error) => return Err(error),
+            }
         }
         self.link_content(wanted, &blob_key)
     }
@@ -308,10 +318,13 @@ impl Store {
     }
 
     /// Takes `meta_key` away from the content it leads to now, if that is another than `blob_key`'s.
-    fn replace_name(&self, txn: &storage::WriteTxn<'_>, meta_key: &str, blob_key: &str) -> Result<()> {
-        if let Some(old) = txn.get(&METADATA, meta_key).attempted(writing)?
-            && format!("blob:{}", old.digest) != blob_key
-        {
+    pub(super) fn replace_name(&self, txn: &storage::WriteTxn<'_>, meta_key: &str, blob_key: &str) -> Result<()> {
+        let leads_elsewhere = match txn.get(&METADATA, meta_key) {
+            // Where its record can't be read, the row that counts this name among its own knows.
+            Err(storage::Error::BadRecord { .. }) => blob_of_name(txn, meta_key)?.is_none_or(|(other, _)| other != blob_key),
+            old => old.attempted(writing)?.is_some_and(|old| format!("blob:{}", old.digest) != blob_key),
+        };
+        if leads_elsewhere {
             self.unlink(txn, meta_key)?;
         }
         Ok(())
@@ -420,7 +433,7 @@ impl Store {
     }
 
     /// Names what there was no space for.
-    fn say_no_space(&self, error: Error, what: String, size_bytes: u64) -> Error {
+    pub(super) fn say_no_space(&self, error: Error, what: String, size_bytes: u64) -> Error {
         match error {
             Error::Storage { source, .. } if source.is_no_space() => {
                 let free_bytes = storage::free_bytes(&self.folder).unwrap_or(0);
@@ -486,7 +499,7 @@ fn examine(
 }
 
 /// Whether the blob is whole, and of the size that goes with `wanted`'s digest.
-fn is_content_of(blob: &BlobRecord, wanted: &Wanted) -> bool {
+pub(super) fn is_content_of(blob: &BlobRecord, wanted: &Wanted) -> bool {
     matches!(blob.state, BlobState::Sealed | BlobState::Doomed) && blob.size_bytes == wanted.size_bytes
 }
 

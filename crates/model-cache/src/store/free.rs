@@ -12,7 +12,7 @@ use crate::{
     record::*,
 };
 use std::collections::{HashMap, HashSet};
-use storage::{DataFile, Extent, WriteTxn, fail_point};
+use storage::{DataFile, Extent, ReadTxn, WriteTxn, fail_point};
 
 /// What a removal did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -154,6 +154,7 @@ impl Store {
         fail_point("gc.fills_freed");
         removed.freed_bytes += self.free_orphans()?;
         fail_point("gc.orphans_freed");
+        removed.freed_bytes += self.drop_strays(false)?.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
         self.settle()?;
         fail_point("gc.settled");
         self.punch_free()?;
@@ -447,6 +448,34 @@ impl Store {
         Ok(freed_bytes)
     }
 
+    /// Drops bytes of small files no row leads to, as a flipped bit in their key leaves them: keys, and how many bytes. None of them
+    /// while they may be somebody's.
+    ///
+    /// Cost: one read of all rows and names.
+    pub(crate) fn drop_strays(&self, dry_run: bool) -> Result<Vec<(String, u64)>> {
+        let reading = || "could not look for bytes that belong to no file".to_owned();
+        let look = || -> Result<Vec<(String, u64)>> {
+            let found = strays(&self.begin_read()?).attempted(reading)?;
+            Ok(if found.may_be_somebodys { Vec::new() } else { found.sizes })
+        };
+        // Hardly ever are there any: looked for without the writer's place first.
+        let found = look()?;
+        if found.is_empty() || dry_run {
+            return Ok(found);
+        }
+        let txn = self.begin_write()?;
+        let mut dropped = Vec::new();
+        for (chunk_key, bytes) in look()? {
+            // A key that is not UTF-8 is another than is shown of it, and stays.
+            if txn.delete(&INLINE, &chunk_key).attempted(writing)? {
+                tracing::info!(chunk = %chunk_key, "dropped bytes that belong to no file");
+                dropped.push((chunk_key, bytes));
+            }
+        }
+        self.commit(txn)?;
+        Ok(dropped)
+    }
+
     /// Gives back the space of pages that belong to nothing, as a power loss leaves them when it undoes a reservation.
     fn punch_free(&self) -> Result<()> {
         let punching = || "could not give the space of unused pages back".to_owned();
@@ -487,6 +516,35 @@ impl Store {
         };
         Ok(found.into_iter().filter_map(blob_of).collect())
     }
+}
+
+/// Bytes of small files no row leads to.
+#[derive(Default)]
+pub(super) struct Strays {
+    /// Their keys, and how many bytes.
+    pub(super) sizes: Vec<(String, u64)>,
+    /// Whether a row can't be read, is gone, or misses its bytes: any of these may be its.
+    may_be_somebodys: bool,
+}
+
+pub(super) fn strays(txn: &ReadTxn<'_>) -> storage::Result<Strays> {
+    let mut found = Strays::default();
+    let mut sizes: HashMap<String, usize> = txn.scan_sizes(&INLINE, "")?.into_iter().collect();
+    let mut rows = HashSet::new();
+    let damaged = txn.scan_sound(&BLOBS, "", |blob_key, blob| {
+        // Small derived values have extents.
+        if blob.is_inline() && sizes.remove(&key::chunk(&blob.home, 0)).is_none() {
+            found.may_be_somebodys |= blob_key.starts_with("blob:");
+        }
+        rows.insert(blob_key.to_owned());
+    })?;
+    txn.scan_sound(&METADATA, "meta:", |_, name| {
+        found.may_be_somebodys |= name.size_bytes <= INLINE_BYTES && !rows.contains(&format!("blob:{}", name.digest));
+    })?;
+    found.may_be_somebodys |= !damaged.is_empty();
+    found.sizes = sizes.into_iter().map(|(chunk_key, bytes)| (chunk_key, bytes as u64)).collect();
+    found.sizes.sort_unstable();
+    Ok(found)
 }
 
 /// What became of a name's content.

@@ -154,9 +154,10 @@ impl Store {
         Ok(store)
     }
 
-    /// Whether there is a store in `folder`, whole or not, or something that is no folder and opening it will tell.
+    /// Whether there is a store in `folder`, whole or not, or what opening it tells of: no folder, or one that may not be looked into.
     pub(crate) fn is_in(folder: &Path) -> bool {
-        folder.join(MANIFESTS_FOLDER).exists() || (folder.exists() && !folder.is_dir())
+        let is_missing = |inner: &Path| inner.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        [MANIFESTS_FOLDER, CHUNKS_FOLDER].iter().any(|inner| !is_missing(&folder.join(inner)))
     }
 
     /// What lies in the folder of a store and is none of its files, sorted; folders end in "/".
@@ -610,7 +611,7 @@ fn refuse_lost_records(folder: &Path) -> Result<()> {
         return Err(storage::Error::BadEnvironment {
             action: "open",
             environment: folder.join(MANIFESTS_FOLDER),
-            source: "its data file is empty or gone, and the chunks it has the records of are here".into(),
+            source: format!("{MANIFESTS_FOLDER}/mdbx.dat is empty or gone, and the chunks it has the records of are here").into(),
         })
         .attempted(|| format!("could not open the store {}", folder.display()));
     }

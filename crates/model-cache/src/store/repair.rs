@@ -7,8 +7,8 @@
 use super::{
     Store,
     audit::Audit,
-    fill::{Begun, Fill},
-    free::doom,
+    fill::{Begun, Fill, Wanted, is_content_of},
+    free::{doom, strays},
     link,
     read::{check_header, sealed_extents},
     writing,
@@ -27,6 +27,8 @@ pub(crate) struct Suspect {
     store: Arc<Store>,
     /// Keeps what is read from being freed.
     _lease: Lease,
+    /// The repo and file it was looked at for.
+    name: String,
     pub(crate) metadata: FileMetadata,
     /// Its row; `None` if that is damaged or gone.
     row: Option<BlobRecord>,
@@ -109,13 +111,73 @@ impl Store {
             Err(error) if error.is_corruption() => None,
             row => row?.filter(|row| row.id == metadata.blob_id && row.state == BlobState::Sealed),
         };
+        Ok(Some(self.look_at(name(), key::home(repo, path), metadata, row, lease)))
+    }
+
+    /// What is here of the content `wanted` is, if it is damaged. Ends early with the first error of `go_on`, asked at each block.
+    ///
+    /// Cost: where it is here, one read of it from the disk.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while somebody holds it exclusively, or has just freed it.
+    pub(crate) fn find_damaged(self: &Arc<Self>, wanted: &Wanted, go_on: &dyn Fn() -> Result<()>) -> Result<Option<Suspect>> {
+        let blob_key = key::blob(&wanted.digest);
+        let suspect = match self.blob(&blob_key) {
+            // Its number is known to its names.
+            Err(error) if error.is_corruption() => match self.name_of(wanted)? {
+                Some((repo, path)) => self.suspect(&repo, &path)?,
+                None => None,
+            },
+            row => match row?.filter(|row| is_content_of(row, wanted)) {
+                Some(row) => {
+                    let lease = self.leases.try_shared(row.id).attempted(|| format!("could not look at {blob_key}"))?;
+                    let now = self.blob(&blob_key)?.filter(|now| now.id == row.id && is_content_of(now, wanted));
+                    let (Some(lease), Some(row)) = (lease, now) else {
+                        return Err(Error::Busy { what: wanted.name(), reason: "the same content is being freed" });
+                    };
+                    let home = row.home.clone();
+                    Some(self.look_at(wanted.name(), home, wanted.metadata(row.id), Some(row), lease))
+                }
+                None => None,
+            },
+        };
+        let Some(suspect) = suspect else { return Ok(None) };
+        let mut is_damaged = !suspect.has_row() || !suspect.bad_chunks.is_empty();
+        let mut buffer = Vec::new();
+        for block in 0..suspect.layout.blocks() {
+            if is_damaged {
+                break;
+            }
+            is_damaged = suspect.read_block(block, &mut buffer).is_err();
+            go_on()?;
+        }
+        Ok(is_damaged.then_some(suspect))
+    }
+
+    /// A name that leads to the content `wanted` is.
+    fn name_of(&self, wanted: &Wanted) -> Result<Option<(PinnedRepo, FilePath)>> {
+        let digest = wanted.digest.to_string();
+        let leads = |found: &FileMetadata| found.digest == digest && found.size_bytes == wanted.size_bytes;
+        Ok(self.all_files()?.into_iter().find(|(_, _, found)| leads(found)).map(|(repo, path, _)| (repo, path)))
+    }
+
+    /// Looks at a blob: by its row, if that is whole, else by its chunks' headers.
+    fn look_at(
+        self: &Arc<Self>,
+        name: String,
+        home: String,
+        metadata: FileMetadata,
+        row: Option<BlobRecord>,
+        lease: Lease,
+    ) -> Suspect {
         let layout = Layout::of_file(metadata.size_bytes);
         let whole =
             |row: &BlobRecord| row.pages.len() == layout.chunks() as usize && row.block_crcs.len() as u64 == layout.blocks();
         let mut suspect = Suspect {
             store: Arc::clone(self),
             _lease: lease,
-            home: key::home(repo, path),
+            name,
+            home,
             layout,
             extents: vec![None; layout.chunks() as usize],
             crcs: vec![None; layout.blocks() as usize],
@@ -127,7 +189,7 @@ impl Store {
             Some(row) => self.look_by_row(&mut suspect, &row),
             None => self.look_by_headers(&mut suspect),
         }
-        Ok(Some(suspect))
+        suspect
     }
 
     fn look_by_row(&self, suspect: &mut Suspect, row: &BlobRecord) {
@@ -185,11 +247,12 @@ impl Store {
         // An import's key: should this process die, the next open frees what it leaves.
         let begun = self.begin_blob(key::import, suspect.home.clone(), size_bytes)?;
         let (blob_key, blob, lease) = begun.ok_or_else(|| Error::Damaged {
-            what: suspect.home.clone(),
+            what: suspect.name.clone(),
             reason: "the store's counter of blobs gave a number that is in use".to_owned(),
         })?;
         fail_point("repair.row_written");
-        let fill = Arc::new(self.prepare_fill(blob_key, blob, lease, Begun::Now)?);
+        let fill = self.prepare_fill(blob_key, blob, lease, Begun::Now);
+        let fill = fill.map(Arc::new).map_err(|error| self.say_no_space(error, suspect.name.clone(), size_bytes))?;
         fail_point("repair.space_reserved");
         let mut damaged = Vec::new();
         let mut buffer = Vec::new();
@@ -213,9 +276,13 @@ impl Store {
     }
 
     /// Makes the content of `fill`, which is that promised, durable, and has it take the place of the damaged blob `suspect` is; false,
-    /// with the fill dropped, if no name leads to that any more.
-    pub(crate) fn end_repair(&self, suspect: &Suspect, fill: &Fill) -> Result<bool> {
-        let name = suspect.home.clone();
+    /// with the fill dropped, if no name leads to that any more. `imported` is a name for it besides those it has.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if something else is in the place an import is to take by now.
+    pub(crate) fn end_repair(&self, suspect: &Suspect, fill: &Fill, imported: Option<&Wanted>) -> Result<bool> {
+        let name = suspect.name.clone();
+        let blob_key = format!("blob:{}", suspect.metadata.digest);
         // What the Hub gave may be what the digest says and not what was sealed only if one of the two lies.
         if suspect.has_row() {
             fill.check_crcs(&name, &suspect.crcs)?;
@@ -224,6 +291,15 @@ impl Store {
         fail_point("repair.made_durable");
         let txn = self.begin_write()?;
         fill.check_row(&txn, &name)?;
+        let imported = imported.map(|wanted| (key::meta(&wanted.repo, &wanted.path), wanted.metadata(blob.id)));
+        if let Some((meta_key, _)) = &imported {
+            if let Ok(row) = txn.get(&BLOBS, &blob_key)
+                && row.is_none_or(|row| row.id != suspect.id())
+            {
+                return Err(Error::Busy { what: name, reason: "the same content is being mended or freed" });
+            }
+            self.replace_name(&txn, meta_key, &blob_key)?;
+        }
         let mut names = Vec::new();
         txn.scan_sound(&METADATA, "meta:", |meta_key, metadata| {
             if metadata.digest == suspect.metadata.digest && metadata.blob_id == suspect.id() {
@@ -231,13 +307,13 @@ impl Store {
             }
         })
         .attempted(writing)?;
+        names.extend(imported);
         if names.is_empty() {
             drop(txn);
             fill.discard()?;
             return Ok(false);
         }
         txn.delete(&BLOBS, fill.blob_key()).attempted(writing)?;
-        let blob_key = format!("blob:{}", suspect.metadata.digest);
         for (meta_key, metadata) in names {
             let metadata = FileMetadata { blob_id: blob.id, ..metadata };
             link(&txn, &mut blob, &blob_key, meta_key, &metadata)?;
@@ -260,6 +336,27 @@ impl Store {
         self.commit(txn)?;
         fail_point("repair.took_its_place");
         fill.let_go();
+        Ok(true)
+    }
+
+    /// Puts the bytes of a small file, which are those of its digest, where damaged ones of the same content are; whether there were any.
+    pub(crate) fn mend_inline(&self, wanted: &Wanted, bytes: &[u8]) -> Result<bool> {
+        let reading = || format!("could not look at {}", wanted.name());
+        let is_sound = match self.blob(&key::blob(&wanted.digest)) {
+            Err(error) if error.is_corruption() => false,
+            row => match row?.filter(|row| is_content_of(row, wanted)) {
+                Some(row) => {
+                    let found = self.begin_read()?.get_bytes(&INLINE, &key::chunk(&row.home, 0)).attempted(reading)?;
+                    found.as_deref() == Some(bytes)
+                }
+                None => true,
+            },
+        };
+        if is_sound {
+            return Ok(false);
+        }
+        let Some((repo, path)) = self.name_of(wanted)? else { return Ok(false) };
+        self.repair_inline(&repo, &path, bytes)?;
         Ok(true)
     }
 
@@ -303,7 +400,7 @@ impl Store {
         self.commit(txn)
     }
 
-    /// Bytes that are, or were, a small file's: under the keys it may have had.
+    /// Bytes that are, or were, a small file's: under the keys it may have had, and those no row leads to.
     pub(crate) fn inline_candidates(&self, repo: &PinnedRepo, path: &FilePath) -> Result<Vec<Vec<u8>>> {
         let reading = || format!("could not look at {} {path}", repo.repo);
         let txn = self.begin_read()?;
@@ -317,6 +414,9 @@ impl Store {
         let mut found = Vec::new();
         for home in homes {
             found.extend(txn.get_bytes(&INLINE, &key::chunk(&home, 0)).attempted(reading)?);
+        }
+        for (stray, _) in strays(&txn).attempted(reading)?.sizes {
+            found.extend(txn.get_bytes(&INLINE, &stray).attempted(reading)?);
         }
         Ok(found)
     }

@@ -75,6 +75,18 @@ impl Shop {
         txn.commit().unwrap();
     }
 
+    /// Gives the bytes of a small file another key, as a flipped bit in it does.
+    fn misname(&self, key: &str, to: &str) {
+        let records =
+            StorageRegistry::new(self.dir.path()).records(&self.store().join("model_cache_manifests"), &TABLES).unwrap();
+        let table: Table<[u8]> = Table::new("chunks");
+        let txn = records.begin_write().unwrap();
+        let value = txn.get_bytes(&table, key).unwrap().unwrap();
+        txn.delete(&table, key).unwrap();
+        txn.put_bytes(&table, to, &value).unwrap();
+        txn.commit().unwrap();
+    }
+
     fn blob_key(&self, repo: &str, path: &str) -> String {
         format!("blob:{}", self.cache().open_file(repo, path).unwrap().digest())
     }
@@ -228,6 +240,82 @@ fn a_repair_that_cannot_be_done_says_why_and_changes_nothing() {
     cache.gc().unwrap();
     let stats = cache.stats().unwrap();
     assert_eq!((stats.doomed_bytes, stats.filling_bytes, stats.live_bytes), (0, 0, LARGE + 12 * MIB + 4_000), "{stats:?}");
+}
+
+#[test]
+fn an_import_of_the_original_mends_damaged_content_under_all_its_names() {
+    let shop = Shop::new();
+    let originals = ["mine.bin", "mine.json", "large.bin"].map(|name| shop.dir.path().join("sources").join(name));
+    fs::write(&originals[2], bytes(1, LARGE)).unwrap();
+    let import = |cache: &ModelCache, repo: &str, files: &[PathBuf]| {
+        let report = cache.import(repo, files, &ImportOptions::default()).unwrap();
+        (report.mended_files, report.here_bytes)
+    };
+    shop.damage("org/local", "mine.bin", 6 * MIB - 1);
+    shop.damage(REPO, "large.bin", CHUNK_BYTES + 2);
+    shop.garble("chunks", "file:org/local:mine.json");
+    let cache = local(&shop.store());
+    let report = shop.repair(&cache);
+    assert!(report.damaged.len() == 3 && report.damaged.iter().all(|file| file.outcome != RepairOutcome::Repaired), "{report:?}");
+    let reader = cache.open_file("org/local", "mine.bin").unwrap();
+    let before = crc(&reader);
+    assert_eq!(import(&cache, "org/twin", &originals), (3, 0));
+    assert_eq!(crc(&reader), before, "what a reader has mapped does not change under it");
+    drop(reader);
+    assert_eq!(import(&cache, "org/twin", &originals), (0, LARGE + 6 * MIB + 2_000));
+    assert!(holds(&cache, "org/twin", "mine.bin", &Content::seeded(4, 6 * MIB)));
+    cache.delete_model("org/twin").unwrap();
+    assert_eq!(cache.stats().unwrap().doomed_bytes, 0);
+    shop.assert_whole(&cache);
+    // Rows, headers and names too; and content no name leads to any more, as long as somebody reads it.
+    for path in ["mine.bin", "mine.json"] {
+        let original = [shop.dir.path().join("sources").join(path)];
+        shop.garble("blobs", &shop.blob_key("org/local", path));
+        assert_eq!(import(&cache, "org/local", &original).0, 1, "{path}");
+        shop.assert_whole(&cache);
+        shop.garble("metadata", &format!("meta:org/local:{path}"));
+        assert_eq!(import(&cache, "org/local", &original).0, 0, "{path}");
+        shop.assert_whole(&cache);
+    }
+    shop.damage_header("org/local", "mine.bin", 0);
+    assert_eq!(import(&cache, "org/local", &originals[..1]), (1, 0));
+    shop.assert_whole(&cache);
+    let reader = cache.open_file("org/local", "mine.bin").unwrap();
+    shop.damage("org/local", "mine.bin", 3);
+    cache.delete_file("org/local", "mine.bin").unwrap();
+    assert_eq!(import(&cache, "org/local", &originals[..1]), (1, 0));
+    drop(reader);
+    shop.assert_whole(&cache);
+}
+
+#[test]
+fn bytes_of_a_small_file_under_a_wrong_key_mend_it_and_go() {
+    let shop = Shop::new();
+    let (key, wrong) = ("file:org/local:mine.json:chunk:0", "file:org/local:mind.json:chunk:0");
+    shop.misname(key, wrong);
+    let cache = local(&shop.store());
+    cache.gc().unwrap();
+    let report = shop.repair(&cache);
+    assert_eq!(outcomes(&report), [("mine.json", &RepairOutcome::Repaired)], "gc took what may be a file's: {report:?}");
+    assert!(report.fetched_bytes == 0 && report.records.iter().any(|record| record.what == wrong), "{report:?}");
+    shop.assert_whole(&cache);
+    // Nobody's.
+    for by_gc in [true, false] {
+        let small = shop.dir.path().join("small");
+        fs::write(&small, bytes(9, 900)).unwrap();
+        cache.import("org/other", std::slice::from_ref(&small), &ImportOptions::default()).unwrap();
+        shop.misname("file:org/other:small:chunk:0", wrong);
+        cache.delete_model("org/other").unwrap();
+        let report = cache.verify(None, &[], &VerifyOptions::default()).unwrap();
+        assert!(report.bad_records.len() == 1 && report.bad_records[0].what == wrong, "{report:?}");
+        if by_gc {
+            assert_eq!(cache.gc().unwrap().freed_bytes, 900);
+        } else {
+            let report = shop.repair(&cache);
+            assert!(report.damaged.is_empty() && report.records.len() == 1, "{report:?}");
+        }
+        shop.assert_whole(&cache);
+    }
 }
 
 #[test]
