@@ -11,6 +11,8 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 /// Where libmdbx's magic lies: behind the header of its first page.
 const MAGIC_OFFSET: usize = super::PAGE_HEADER_BYTES;
+/// How many first pages there are (`NUM_METAS`).
+const METAS: u64 = 3;
 /// Bytes of a page that are looked at.
 const META_BYTES: usize = MAGIC_OFFSET + 184;
 /// The page sizes there are here, for a file whose first page is damaged.
@@ -44,7 +46,7 @@ pub(crate) fn read(file: &File) -> io::Result<Result<Meta, String>> {
     let first = read(0)?;
     let mut metas: Vec<Meta> = first.iter().filter_map(decode).collect();
     for page_bytes in PAGE_BYTES {
-        for number in 1..3 {
+        for number in 1..METAS {
             metas.extend(read(number * page_bytes)?.iter().filter_map(decode).filter(|meta| meta.page_bytes == page_bytes));
         }
     }
@@ -54,6 +56,12 @@ pub(crate) fn read(file: &File) -> io::Result<Result<Meta, String>> {
         Some(Some(what)) => what,
         Some(None) => "none of its first pages is whole".to_owned(),
     }))
+}
+
+/// Whether the first pages of `file`, those of them that are there, are as they were made: nothing was ever committed.
+pub(super) fn is_as_made(file: &File) -> io::Result<bool> {
+    // Made, they are numbered from 1; the first commit writes over the first of them.
+    Ok(read(file)?.is_ok_and(|latest| latest.used_pages == METAS && latest.transaction <= METAS))
 }
 
 fn decode(bytes: &[u8; META_BYTES]) -> Option<Meta> {

@@ -12,6 +12,7 @@ use crate::{
     disk,
     error::{Error, Result},
     fail::fail_point,
+    file_lock::FileLock,
 };
 use libmdbx::{
     Database, DatabaseKind, DatabaseOptions, Decodable, Mode, PageSize, RO, RW, ReadWriteOptions, SyncMode, TableFlags,
@@ -498,7 +499,8 @@ impl ExtentsDb {
 /// Whether libmdbx would create the environment in `folder`.
 ///
 /// It also would where the data file is shorter than its three meta pages, silently. Such a file was cut short, or is none of
-/// libmdbx's: an empty environment in its place would hide the loss, and be taken for permission to free what it knew of.
+/// libmdbx's: an empty environment in its place would hide the loss, and be taken for permission to free what it knew of. But where the
+/// meta pages that are there are as they were made, a process was killed as it wrote them, and nothing is lost.
 fn is_new(folder: &Path, page_bytes: usize) -> Result<bool> {
     let path = folder.join(DATA_FILE);
     let whole_bytes = 3 * page_bytes as u64;
@@ -513,6 +515,9 @@ fn is_new(folder: &Path, page_bytes: usize) -> Result<bool> {
             return Ok(bytes == 0);
         }
         if tries == 5 {
+            if clear_unmade(folder, whole_bytes)? {
+                return Ok(true);
+            }
             let source = format!("its data file has {bytes} bytes, fewer than its first pages: cut short, or not libmdbx's");
             return Err(Error::BadEnvironment { action: "open", environment: folder.to_owned(), source: source.into() });
         }
@@ -520,6 +525,22 @@ fn is_new(folder: &Path, page_bytes: usize) -> Result<bool> {
         tries += 1;
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Empties a data file whose maker was killed before all of its first pages were written: libmdbx takes one for corrupted. Whether it was one.
+fn clear_unmade(folder: &Path, whole_bytes: u64) -> Result<bool> {
+    // Every process that has the environment open, or makes it, has locked some of this.
+    let Some(_nobody_is_at_it) = FileLock::try_exclusive(&folder.join("mdbx.lck"))? else { return Ok(false) };
+    let path = folder.join(DATA_FILE);
+    let clear = || -> io::Result<bool> {
+        let file = File::options().read(true).write(true).open(&path)?;
+        let is_unmade = file.metadata()?.len() < whole_bytes && meta::is_as_made(&file)?;
+        if is_unmade {
+            file.set_len(0)?;
+        }
+        Ok(is_unmade)
+    };
+    clear().map_err(|source| Error::Io { action: "clear", path: path.clone(), source })
 }
 
 /// The reader slots of the environment of records in `folder`, which another process has open: process and transactions since.
@@ -631,5 +652,36 @@ mod tests {
         let db = open_records(dir.path(), &["t"]).unwrap();
         db.begin_write().unwrap().commit().unwrap();
         db.begin_read().unwrap().commit().unwrap();
+    }
+
+    #[test]
+    fn a_file_whose_maker_was_killed_as_it_wrote_the_first_pages_is_made_anew_and_one_that_was_in_use_is_refused() {
+        type Open = fn(&Path) -> Result<()>;
+        let kinds: [(usize, Open); 2] = [
+            (RECORDS_PAGE_BYTES, |folder| open_records(folder, &["t"]).map(drop)),
+            (64 << 10, |folder| open_extents(folder, "t", 64 << 10).map(drop)),
+        ];
+        for (page_bytes, open) in kinds {
+            let first_pages = |folder: &Path| {
+                let mut bytes = fs::read(folder.join(DATA_FILE)).unwrap();
+                bytes.truncate(3 * page_bytes);
+                bytes
+            };
+            let dir = tempfile::tempdir().unwrap();
+            let options = DatabaseOptions { page_size: Some(PageSize::Set(page_bytes)), ..Default::default() };
+            Env::<NoWriteMap>::open(dir.path(), options, page_bytes).map(drop).unwrap();
+            let made = first_pages(dir.path());
+            open(dir.path()).unwrap();
+            let used = first_pages(dir.path());
+            // A kill ends a write between two pages of memory.
+            for bytes in (4096..3 * page_bytes).step_by(4096) {
+                let dir = tempfile::tempdir().unwrap();
+                fs::write(dir.path().join(DATA_FILE), &made[..bytes]).unwrap();
+                open(dir.path()).unwrap();
+                fs::write(dir.path().join(DATA_FILE), &used[..bytes]).unwrap();
+                assert!(matches!(open(dir.path()), Err(Error::BadEnvironment { .. })), "{bytes} of {page_bytes}");
+                assert_eq!(fs::read(dir.path().join(DATA_FILE)).unwrap(), used[..bytes]);
+            }
+        }
     }
 }
