@@ -83,6 +83,8 @@ pub struct DamagedFile {
     pub blocks: u64,
     /// Bytes of them.
     pub fetch_bytes: u64,
+    /// Bytes of disk space its repair takes until it is done: a second copy. Files are repaired one after the other.
+    pub room_bytes: u64,
     /// What came of it.
     pub outcome: RepairOutcome,
 }
@@ -207,6 +209,7 @@ impl Repair {
                 reason: patient.reason.clone(),
                 blocks: patient.blocks,
                 fetch_bytes: patient.fetch_bytes,
+                room_bytes: Some(patient.metadata.size_bytes).filter(|&bytes| bytes > INLINE_BYTES).unwrap_or(0),
                 outcome: outcome.clone(),
             }));
         }
@@ -254,6 +257,7 @@ impl Repair {
             reason: "the record of its name is damaged, and its content is not known".to_owned(),
             blocks: 0,
             fetch_bytes: 0,
+            room_bytes: 0,
             outcome: RepairOutcome::WouldRepair,
         };
         if self.dry_run {

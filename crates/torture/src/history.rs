@@ -250,7 +250,16 @@ fn effects(world: &World, op: &Op, before: &BTreeMap<String, String>, detail: Op
         }
         Op::Remove { repo } => gone(repo, None),
         Op::RemoveFile { repo, path } => gone(repo, Some(path)),
-        Op::Gc | Op::Verify | Op::Read { .. } | Op::LetGo | Op::Export { .. } | Op::Gather { .. } | Op::List => Vec::new(),
+        Op::Gc
+        | Op::Verify
+        | Op::Read { .. }
+        | Op::LetGo
+        | Op::Export { .. }
+        | Op::Gather { .. }
+        | Op::List
+        | Op::Backup
+        | Op::Restore
+        | Op::Repair => Vec::new(),
     }
 }
 

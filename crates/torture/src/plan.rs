@@ -71,6 +71,12 @@ pub enum Op {
     },
     /// All listings.
     List,
+    /// The store into a backup of the process's own, which later ones go on with.
+    Backup,
+    /// The process's own backup into a store of its own, in place of what an earlier one made.
+    Restore,
+    /// What is damaged, which nothing is.
+    Repair,
 }
 
 impl Op {
@@ -89,6 +95,9 @@ impl Op {
             Self::Export { .. } => "export",
             Self::Gather { .. } => "gather",
             Self::List => "list",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Repair => "repair",
         }
     }
 }
@@ -120,34 +129,37 @@ fn draw_one(world: &World, mix: Mix, numbers: &mut Numbers) -> Op {
         return pull(numbers);
     }
     match numbers.within(0..100) {
-        0..30 => pull(numbers),
-        30..36 => {
+        0..27 => pull(numbers),
+        27..33 => {
             let repo = (*numbers.pick(&repos)).to_owned();
             Op::PullFile { path: path(&repo, numbers), repo }
         }
-        36..54 => {
+        33..50 => {
             let repo = (*numbers.pick(&imports)).to_owned();
             let folder = numbers.pick(&world.import_folders(&repo)).to_path_buf();
             Op::Import { repo, folder }
         }
-        54..64 => Op::Remove { repo: (*numbers.pick(&any)).to_owned() },
-        64..70 => {
+        50..60 => Op::Remove { repo: (*numbers.pick(&any)).to_owned() },
+        60..66 => {
             let repo = (*numbers.pick(&any)).to_owned();
             Op::RemoveFile { path: path(&repo, numbers), repo }
         }
-        70..75 => Op::Gc,
-        75..78 => Op::Verify,
-        78..87 => {
+        66..71 => Op::Gc,
+        71..74 => Op::Verify,
+        74..82 => {
             let repo = (*numbers.pick(&any)).to_owned();
             Op::Read { path: path(&repo, numbers), repo }
         }
-        87..90 => Op::LetGo,
-        90..94 => Op::Export { repo: (*numbers.pick(&any)).to_owned() },
-        94..98 => {
+        82..85 => Op::LetGo,
+        85..89 => Op::Export { repo: (*numbers.pick(&any)).to_owned() },
+        89..93 => {
             let repo = (*numbers.pick(&any)).to_owned();
             Op::Gather { path: path(&repo, numbers), repo }
         }
-        _ => Op::List,
+        93..95 => Op::List,
+        95..98 => Op::Backup,
+        98..99 => Op::Restore,
+        _ => Op::Repair,
     }
 }
 
@@ -178,10 +190,16 @@ pub fn tour(world: &World) -> Vec<Op> {
         pull(MOVING, "next"),
         Op::Verify,
         Op::List,
+        Op::Backup,
+        Op::Restore,
+        Op::Repair,
         remove("org/exact"),
         remove("me/local"),
         Op::RemoveFile { repo: MOVING.to_owned(), path: "config.json".to_owned() },
         remove(MOVING),
+        // What is gone from the store goes from the backup with its second snapshot from here.
+        Op::Backup,
+        Op::Backup,
         remove("org/shares"),
         Op::Gc,
     ]

@@ -7,7 +7,7 @@ use crate::{
     loss::{self, Lost},
     numbers::Numbers,
     plan::{self, Mix, Op},
-    worker::CONNECTIONS,
+    worker::{self, CONNECTIONS},
     world::{MOVING, World},
 };
 use hub_fixture::Hub;
@@ -378,6 +378,14 @@ impl Stage {
         summary.count(&history.ends);
         let mut wrong = history.failures.clone();
         wrong.extend(ended);
+        for number in 0..plans.len() {
+            // Whoever was killed as he backed up: the newest snapshot is still one that was finished.
+            match worker::backup_is_whole(&self.scratch(number)) {
+                Ok(Ok(_)) => {}
+                Ok(Err(what)) => wrong.push(what),
+                Err(error) => wrong.push(format!("a backup can't be read: {}", error.chain())),
+            }
+        }
         let served_bytes = self.hub.bytes_served();
         self.hub.drop_connections();
         self.hub.clear_log();
@@ -462,7 +470,7 @@ impl Stage {
         let trace = self.folder.join("trace");
         let mut running = Vec::new();
         for (number, (plan, kill)) in plans.iter().zip(kills).enumerate() {
-            let scratch = self.folder.join(format!("scratch-{number}"));
+            let scratch = self.scratch(number);
             fs::create_dir_all(&scratch)?;
             let orders = scratch.join("plan.json");
             fs::write(&orders, serde_json::to_vec(plan)?)?;
@@ -481,7 +489,14 @@ impl Stage {
             }
             summary.processes += 1;
             let started = Instant::now();
-            running.push(Running { child: command.spawn()?, kill: kill.clone(), started, number, watched: started });
+            running.push(Running {
+                child: command.spawn()?,
+                kill: kill.clone(),
+                started,
+                number,
+                watched: started,
+                is_due: false,
+            });
         }
         let mut wrong = Vec::new();
         let mut any_killed = false;
@@ -502,6 +517,7 @@ impl Stage {
                 // A Hub that goes on failing is asked again for a long time.
                 let due = due || (self.faults.is_some() && process.started.elapsed() > MOST_WITH_FAULTS);
                 if due {
+                    process.is_due = true;
                     process.child.kill()?;
                 }
                 let hangs = process.started.elapsed() > PATIENCE;
@@ -516,7 +532,9 @@ impl Stage {
                         Some(9) => {
                             any_killed = true;
                             summary.kills += 1;
-                            if let Kill::At(point, _) = process.kill {
+                            if let Kill::At(point, _) = process.kill
+                                && !process.is_due
+                            {
                                 *summary.kills_at.entry(point).or_default() += 1;
                             }
                         }
@@ -569,6 +587,11 @@ impl Stage {
         self.most_private_bytes.set(self.most_private_bytes.get().max(kib << 10));
     }
 
+    /// The folder of its own that process `number` of each round has.
+    fn scratch(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("scratch-{number}"))
+    }
+
     fn command(&self, mode: &str) -> io::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(mode).arg("--store").arg(self.store()).arg("--endpoint").arg(self.hub.endpoint());
@@ -602,6 +625,8 @@ struct Running {
     number: usize,
     /// When its memory was last looked at.
     watched: Instant,
+    /// Whether it was killed from here.
+    is_due: bool,
 }
 
 /// Whoever comes first is killed for certain, at its point or in the end; others may be left to finish.

@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tabagent_model_cache::{Error, ErrorKind, ExportOptions, ImportOptions, ModelCache, ModelFile, VerifyOptions};
+use tabagent_model_cache::{
+    BackupOptions, CheckOptions, Error, ErrorKind, ExportOptions, ImportOptions, ModelCache, ModelFile, RestoreOptions,
+    VerifyOptions,
+};
 use tokio::runtime::Runtime;
 
 /// Connections of a pull.
@@ -156,13 +159,7 @@ impl Worker<'_> {
                 cache.gc()?;
                 done
             }
-            Op::Verify => {
-                let report = cache.verify(None, &[], &VerifyOptions::default())?;
-                match report.bad.first() {
-                    None => done,
-                    Some(bad) => Err(format!("{} bad blocks, the first {bad:?}", report.bad.len())),
-                }
-            }
+            Op::Verify => verifies(cache)?,
             Op::Read { repo, path } => {
                 let Some(file) = cache.get_file(repo, path)? else { return Ok(done) };
                 let found = reads_well(&file);
@@ -191,6 +188,34 @@ impl Worker<'_> {
                 cache.stats()?;
                 done
             }
+            Op::Backup => match cache.backup(&backup_in(&self.orders.scratch), &BackupOptions::default()) {
+                // All was removed: the snapshots before are kept for that.
+                Err(Error::EmptyStore { .. }) => done,
+                report => match report?.left_out.first() {
+                    None => backup_is_whole(&self.orders.scratch)?,
+                    Some(left) => Err(format!("{left:?} was not backed up")),
+                },
+            },
+            // A power loss is played on the writes of one store, and the log has not whose they are.
+            Op::Restore if std::env::var_os("MODEL_CACHE_WRITE_LOG").is_some() => backup_is_whole(&self.orders.scratch)?,
+            Op::Restore => {
+                let to = self.orders.scratch.join("restored");
+                let options = RestoreOptions { replace: true, ..RestoreOptions::default() };
+                let report = ModelCache::restore(&backup_in(&self.orders.scratch), &to, &options)?;
+                let restored = open(&to, &self.orders.endpoint)?;
+                let files = restored.stats()?.files;
+                match files == report.files {
+                    true => verifies(&restored)?,
+                    false => Err(format!("{files} files are in a store {} were restored to", report.files)),
+                }
+            }
+            Op::Repair => {
+                let report = self.runtime.block_on(cache.repair(None).run())?;
+                match (report.damaged.first(), report.records.first()) {
+                    (None, None) => done,
+                    found => Err(format!("found damaged: {found:?}")),
+                }
+            }
         })
     }
 
@@ -212,6 +237,34 @@ impl Worker<'_> {
         let _ = std::fs::remove_dir_all(&to);
         Ok(Ok(String::new()))
     }
+}
+
+/// Where a process with this folder has its backup.
+fn backup_in(scratch: &Path) -> PathBuf {
+    scratch.join("backup")
+}
+
+/// Whether the newest snapshot of the backup in `scratch`, if it has one, is all it should be.
+///
+/// # Errors
+/// Those of reading it.
+pub(crate) fn backup_is_whole(scratch: &Path) -> tabagent_model_cache::Result<Found> {
+    match ModelCache::check_backup(&backup_in(scratch), &CheckOptions::default()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Ok(String::new())),
+        checked => Ok(match checked?.bad.first() {
+            None => Ok(String::new()),
+            Some(bad) => Err(format!("a backup is not whole: {bad:?}")),
+        }),
+    }
+}
+
+/// Whether every block of a store is sound.
+fn verifies(cache: &ModelCache) -> tabagent_model_cache::Result<Found> {
+    let report = cache.verify(None, &[], &VerifyOptions::default())?;
+    Ok(match report.bad.first() {
+        None => Ok(String::new()),
+        Some(bad) => Err(format!("{} bad blocks, the first {bad:?}", report.bad.len())),
+    })
 }
 
 /// Whether a file's bytes have the digest it is known by.

@@ -71,6 +71,7 @@ fn document(report: &RepairReport, dry_run: bool) -> serde_json::Value {
                 "reason": file.reason,
                 "blocks": file.blocks,
                 "fetch_bytes": file.fetch_bytes,
+                "room_bytes": file.room_bytes,
                 "outcome": outcome,
                 "message": message,
             })
@@ -126,7 +127,14 @@ fn tell(cx: &Context, report: &RepairReport, dry_run: bool) -> Result<(), Failur
     let said = match (dry_run, whole, left) {
         (_, 0, 0) if report.records.is_empty() => "nothing is damaged".to_owned(),
         (_, 0, 0) => "no content is damaged".to_owned(),
-        (true, ..) => format!("{} damaged; {} would be fetched", render::count(left as u64, "file"), render::size(fetch_bytes)),
+        (true, ..) => {
+            let room_bytes = report.damaged.iter().map(|file| file.room_bytes).max().unwrap_or(0);
+            let room = match room_bytes {
+                0 => String::new(),
+                bytes => format!(", with {} of disk space for a second copy meanwhile", render::size(bytes)),
+            };
+            format!("{} damaged; {} would be fetched{room}", render::count(left as u64, "file"), render::size(fetch_bytes))
+        }
         (false, whole, 0) => {
             format!("{} repaired, {} fetched", render::count(whole as u64, "file"), render::size(report.fetched_bytes))
         }
