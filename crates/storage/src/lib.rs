@@ -56,6 +56,8 @@ pub use folder::Folder;
 pub use lease::{Lease, LeaseFile, Locked, MAX_LEASE_ID, SharedLeases};
 pub use look::{EnvironmentInfo, copy_environment, environment_info, reader_slots};
 pub use mapping::{Mapping, SeparateMappings};
+#[cfg(feature = "fail-points")]
+pub use mdbx::meta::forget_boot;
 pub use records::{ReadTxn, Records, Table, WriteTxn};
 pub use registry::{Shared, StorageRegistry};
 pub use replace::{exchange, sync_folder};

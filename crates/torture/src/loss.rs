@@ -18,7 +18,7 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
 };
-use storage::{Extent, PAGE_BYTES, WriteEvent, read_write_log};
+use storage::{Extent, WriteEvent, read_write_log};
 
 /// What a loss took away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +77,8 @@ pub fn lose(data_file: &Path, log: &Path, numbers: &mut Numbers) -> io::Result<L
             replace(&file, write, is_journal, numbers, &mut lost)?;
         }
     }
-    lost.weak_metas = forget_boot(&file, numbers)?;
+    let boot = u128::from(numbers.draw()) << 64 | u128::from(numbers.draw());
+    lost.weak_metas = storage::forget_boot(&file, boot)?;
     clear(log)?;
     Ok(lost)
 }
@@ -191,42 +192,6 @@ fn replace(file: &File, write: &AtRisk<'_>, is_journal: bool, numbers: &mut Numb
     }
     lost.bytes += bytes as u64;
     file.write_all_at(&now, write.offset)
-}
-
-/// Where libmdbx's meta pages are, and fields in them (`struct meta`, mdbx-internals.h): behind the page header of 20 bytes.
-const META_OFFSET: u64 = 20;
-const META_PAGES: u64 = 3;
-const SIGN_OFFSET: usize = 168;
-const SIGN_WEAK: u64 = 1;
-const BOOT_OFFSET: usize = 192;
-const META_BYTES: usize = 224;
-/// libmdbx's mark, and the 8 bits of a version behind it.
-const MAGIC: u64 = 0x0059_659D_BDEF_4C11;
-
-/// Makes the meta pages those of another boot. Gives how many of them were not durable.
-fn forget_boot(file: &File, numbers: &mut Numbers) -> io::Result<u64> {
-    let boot = u128::from(numbers.draw()) << 64 | u128::from(numbers.draw());
-    let mut weak = 0;
-    for page in 0..META_PAGES {
-        let at = page * PAGE_BYTES + META_OFFSET;
-        let mut meta = [0; META_BYTES];
-        match file.read_exact_at(&mut meta, at) {
-            // Killed before its first pages were written.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-            read => read?,
-        }
-        let field = |at: usize| u64::from_le_bytes(meta[at..at + 8].try_into().expect("8 bytes"));
-        let sign = field(SIGN_OFFSET);
-        if field(0) == 0 {
-            continue;
-        }
-        if field(0) >> 8 != MAGIC || ![0, SIGN_WEAK, u64::MAX].contains(&sign) {
-            return Err(io::Error::other(format!("meta page {page} is laid out in another way: {meta:02x?}")));
-        }
-        weak += u64::from(sign <= SIGN_WEAK);
-        file.write_all_at(&boot.to_le_bytes(), at + BOOT_OFFSET as u64)?;
-    }
-    Ok(weak)
 }
 
 #[cfg(test)]

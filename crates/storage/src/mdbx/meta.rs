@@ -16,7 +16,7 @@ const METAS: u64 = 3;
 /// Bytes of a page that are looked at.
 const META_BYTES: usize = MAGIC_OFFSET + 184;
 /// The page sizes there are here, for a file whose first page is damaged.
-const PAGE_BYTES: [u64; 2] = [super::RECORDS_PAGE_BYTES as u64, 64 << 10];
+const PAGE_BYTES: [u64; 2] = [super::RECORDS_PAGE_BYTES as u64, crate::PAGE_BYTES];
 /// `MDBX_MAGIC` and `MDBX_DATA_VERSION` (mdbx-internals.h): 56 bits of magic above 8 of version.
 const MAGIC: u64 = 0x59_659D_BDEF_4C11;
 const VERSION: u64 = 3;
@@ -93,6 +93,40 @@ fn describe(bytes: &[u8; META_BYTES]) -> Option<String> {
         return Some(format!("it is LMDB's, of its format {version}; this program reads libmdbx's format {VERSION}"));
     }
     Some("it does not begin as libmdbx's files do".to_owned())
+}
+
+/// Makes the first pages of an extents' data file nobody has open those of another start of the system, as a power loss does. Gives how many of
+/// them were not durable. For tests of crashes.
+///
+/// # Errors
+/// Those of reading and writing, and for pages that are laid out in another way.
+#[cfg(feature = "fail-points")]
+pub fn forget_boot(file: &File, boot: u128) -> io::Result<u64> {
+    /// `sign` and `bootid`, and the value of the one that says "not durable" (`DATASIGN_WEAK`).
+    const SIGN_OFFSET: usize = 168;
+    const SIGN_WEAK: u64 = 1;
+    const BOOT_OFFSET: usize = 192;
+    let mut weak = 0;
+    for number in 0..METAS {
+        let at = number * crate::PAGE_BYTES + MAGIC_OFFSET as u64;
+        let mut meta = [0; BOOT_OFFSET + 16];
+        match file.read_exact_at(&mut meta, at) {
+            // Killed before its first pages were written.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+            read => read?,
+        }
+        let field = |at: usize| u64::from_le_bytes(meta[at..at + 8].try_into().expect("8 bytes"));
+        let sign = field(SIGN_OFFSET);
+        if field(0) == 0 {
+            continue;
+        }
+        if field(0) >> 8 != MAGIC || ![0, SIGN_WEAK, u64::MAX].contains(&sign) {
+            return Err(io::Error::other(format!("first page {number} is laid out in another way: {meta:02x?}")));
+        }
+        weak += u64::from(sign <= SIGN_WEAK);
+        file.write_all_at(&boot.to_le_bytes(), at + BOOT_OFFSET as u64)?;
+    }
+    Ok(weak)
 }
 
 #[cfg(test)]
