@@ -351,10 +351,14 @@ impl Ballast {
         Self { path, bytes }
     }
 
+    /// Bytes of disk it has now: fewer than it is to have where the disk was full when it was last taken.
+    pub fn taken_bytes(&self) -> u64 {
+        fs::symlink_metadata(&self.path).map_or(0, |metadata| metadata.blocks() * 512)
+    }
+
     /// Takes its room, unless it has it or the disk has less than twice as much free.
     pub fn take(&self) -> Result<()> {
-        let allocated = fs::symlink_metadata(&self.path).map(|metadata| metadata.blocks() * 512).unwrap_or(0);
-        if allocated >= self.bytes || free_bytes(self.folder())? < 2 * self.bytes {
+        if self.taken_bytes() >= self.bytes || free_bytes(self.folder())? < 2 * self.bytes {
             return Ok(());
         }
         preallocate(&self.path, self.bytes).map(drop)
@@ -375,7 +379,7 @@ impl Ballast {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::Io { action: "give up", path: self.path.clone(), source });
                 }
-                _ => tracing::warn!(path = %self.path.display(), "the disk is full: ballast given up"),
+                _ => tracing::debug!(path = %self.path.display(), "the disk is full: ballast given up"),
             }
         }
         Ok(GivenUp { ballast: self, given_up })
@@ -390,7 +394,7 @@ impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
         let taken = if self.given_up { self.ballast.take_back() } else { self.ballast.take() };
         if let Err(error) = taken {
-            tracing::warn!(path = %self.ballast.path.display(), %error, "the ballast could not be taken back");
+            tracing::debug!(path = %self.ballast.path.display(), %error, "the ballast could not be taken back");
         }
     }
 }

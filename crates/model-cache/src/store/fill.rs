@@ -212,6 +212,7 @@ impl Store {
         self.commit(txn)?;
         fail_point("inline.committed");
         self.free_replaced();
+        self.tell_ballast();
         Ok(())
     }
 
@@ -351,6 +352,7 @@ impl Store {
                 return Err(error);
             }
         };
+        self.tell_ballast();
         let any_fill = self.leases.try_shared(ANY_FILL_LEASE).attempted(preparing)?;
         let landed = vec![None; blob.layout().blocks() as usize];
         let fill = Fill {

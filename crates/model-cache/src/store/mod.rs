@@ -39,6 +39,7 @@ use crate::{
     key::{self, PinnedRepo},
     name::{FilePath, RepoSpec, Revision},
     record::*,
+    units::iec,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -84,6 +85,8 @@ pub(crate) struct Store {
     touched: Mutex<HashMap<String, (u64, i64)>>,
     /// Damaged records that were logged: each once.
     told: Mutex<HashSet<String>>,
+    /// Set once it was logged that the ballast is not whole, or found that it is.
+    ballast_told: OnceLock<()>,
     /// The number last given to a blob, once one was.
     given_id: Mutex<Option<u64>>,
     /// Set once the structures of each environment were found sound.
@@ -141,6 +144,7 @@ impl Store {
             ballast,
             touched: Mutex::default(),
             told: Mutex::default(),
+            ballast_told: OnceLock::new(),
             given_id: Mutex::default(),
             records_are_sound: OnceLock::new(),
             extents_are_sound: OnceLock::new(),
@@ -152,6 +156,21 @@ impl Store {
             }
         }
         Ok(store)
+    }
+
+    /// Says, once, that the disk is too full for the ballast: to who adds to the store. Who only reads, or makes room, can do nothing
+    /// else about it.
+    fn tell_ballast(&self) {
+        self.ballast_told.get_or_init(|| {
+            let taken_bytes = self.ballast.taken_bytes();
+            if taken_bytes < BALLAST_BYTES {
+                tracing::warn!(
+                    "the disk is nearly full: {} of the {} that are kept back for removals on a full disk are there",
+                    iec(taken_bytes),
+                    iec(BALLAST_BYTES)
+                );
+            }
+        });
     }
 
     /// Whether there is a store in `folder`, whole or not, or what opening it tells of: no folder, or one that may not be looked into.
