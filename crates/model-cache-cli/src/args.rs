@@ -137,7 +137,7 @@ Examples:
         #[arg(long)]
         all: bool,
         /// Connections at once, 1 to 64, and no more than the memory budget is enough for [default: as many as pay, up to 16]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>)]
         connections: Option<usize>,
         /// Most bytes a second over all connections: 10M, 1.5GiB (of 1024), 10MB (of 1000) [default: $MODEL_CACHE_LIMIT_RATE, else no limit]
         #[arg(long, value_name = "RATE")]
@@ -291,7 +291,7 @@ Unfinished downloads are left out. An interrupted backup does not count, and the
         /// The folder of the backup: an empty one, one to be made, or that of the last time; not on a FAT disk if a file has 4 GiB or more
         dir: PathBuf,
         /// How many snapshots to keep, this one included; older ones go once this one is whole
-        #[arg(long, value_name = "N", default_value_t = BackupOptions::default().keep)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u64>, default_value_t = BackupOptions::default().keep)]
         keep: u64,
         /// Read what is in DIR already too, and copy anew what is damaged
         #[arg(long)]
@@ -316,7 +316,7 @@ so there has to be room for both.")]
         #[arg(long)]
         replace: bool,
         /// The snapshot to restore, by its number [default: the newest]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u64>)]
         snapshot: Option<u64>,
         /// Only say whether the backup is whole; writes nothing
         #[arg(long, conflicts_with_all = ["to", "replace"])]
@@ -391,6 +391,11 @@ impl ByteRange {
     }
 }
 
+/// Which numbers make sense is the library's to say.
+fn number<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|_| "it must be a whole number, without a sign")
+}
+
 /// A command line that was not understood, or asked for help.
 pub(crate) enum Refused {
     /// Help or version: not an error.
@@ -417,7 +422,7 @@ pub(crate) fn parse(raw: &[OsString]) -> Result<Cli, Refused> {
     })
 }
 
-/// What clap says, in our layout: its tip or the usage becomes the hint.
+/// What clap says, in our layout: the usage under it, and its tip or the command for help as the hint.
 fn failure(error: &clap::Error, raw: &[OsString]) -> Failure {
     let text = error.render().to_string();
     let parts: Vec<_> = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
@@ -426,9 +431,12 @@ fn failure(error: &clap::Error, raw: &[OsString]) -> Failure {
     let cli = Cli::command();
     let commands: Vec<_> = cli.get_subcommands().map(clap::Command::get_name).collect();
     let command = raw.iter().skip(1).find_map(|arg| commands.iter().find(|name| arg == **name)).map(|name| format!("{name} "));
-    let help = format!("model-cache {}--help shows what may be typed", command.unwrap_or_default());
-    let hint = after("tip: ").or(after("Usage: ")).map_or(help, str::to_owned);
-    Failure::new(Code::Usage, message).hint(hint)
+    let help = format!("model-cache {}--help", command.unwrap_or_default());
+    let failure = Failure::new(Code::Usage, message).hint(after("tip: ").map_or(help, str::to_owned));
+    match after("Usage: ") {
+        Some(usage) => failure.detail(format!("usage: {usage}")),
+        None => failure,
+    }
 }
 
 impl Refused {

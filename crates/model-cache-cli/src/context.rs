@@ -135,8 +135,9 @@ impl Context {
     /// Suggests what to do next.
     pub(crate) fn suggest(&self, command: &str) {
         if !self.global.json {
-            let command = options::into_hint(command);
-            self.say(&format!("{} {command}", Paint(output::stderr_colour()).cyan("hint:")));
+            for line in options::into_hint(command).lines() {
+                self.say(&format!("{} {line}", Paint(output::stderr_colour()).cyan("hint:")));
+            }
         }
     }
 

@@ -207,10 +207,19 @@ impl Failure {
                 text += &format!("  {} {}\n", paint.dim("because:"), clean(cause));
             }
         }
-        if let Some(hint) = self.full_hint() {
-            text += &format!("{} {}\n", paint.cyan("hint:"), clean(&hint));
+        for line in self.full_hint().iter().flat_map(|hint| hint.lines()) {
+            text += &format!("{} {}\n", paint.cyan("hint:"), clean(line));
         }
         text
+    }
+}
+
+/// An option of the library as it is typed here. Variables, arguments and what has its dashes already are called as they are.
+fn typed(name: &str) -> String {
+    match name {
+        "memory_budget_bytes" => "--memory-budget".to_owned(),
+        option if option.starts_with(|c: char| c.is_ascii_lowercase()) => format!("--{}", option.replace('_', "-")),
+        other => other.to_owned(),
     }
 }
 
@@ -234,7 +243,7 @@ impl From<Error> for Failure {
         match &error {
             Error::QuantNotChosen { repo, offered } if offered.is_empty() => {
                 failure.message = format!("{repo} has no file that looks like a model's weights");
-                failure.hint = Some(format!("model-cache pull {repo} --all takes every file, --file GLOB some"));
+                failure.hint = Some(format!("every file, or some of them by --file GLOB:\nmodel-cache pull {repo} --all"));
             }
             Error::QuantNotChosen { offered, .. } => {
                 let each = offered.iter().map(|(quant, bytes)| format!("{quant} {}", render::size(*bytes)));
@@ -243,10 +252,7 @@ impl From<Error> for Failure {
                     offered.iter().map(|(quant, bytes)| json!({ "quant": quant, "size_bytes": bytes })).collect();
                 failure.more.fields.insert("offered".to_owned(), offered.into());
             }
-            // By the name of the option, which the library calls without the dashes.
-            Error::InvalidOption { name: "connections" | "endpoint" | "store" | "keep", .. } => {
-                failure.message.insert_str(0, "--");
-            }
+            Error::InvalidOption { name, .. } => failure.message = failure.message.replacen(name, &typed(name), 1),
             _ => {}
         }
         failure
@@ -271,6 +277,8 @@ impl From<model_cache_mount::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
+    use tabagent_model_cache::{Digest, FilePath, RepoId, RepoSpec};
 
     #[test]
     fn a_choice_left_open_lists_what_there_is_between_error_and_hint() {
@@ -324,5 +332,110 @@ mod tests {
     fn nothing_a_server_says_reaches_the_terminal_raw() {
         let failure = Failure::new(Code::Network, "it said \u{1b}[31mred\u{7}").hint("\u{9b}2J");
         assert!(failure.text(true, Paint(false)).chars().all(|c| c == '\n' || !c.is_control()));
+    }
+
+    #[test]
+    fn an_option_is_named_as_it_was_typed() {
+        use clap::CommandFactory;
+        let cli = crate::args::Cli::command();
+        let shown = |name: &'static str| {
+            let error = Error::InvalidOption { name, value: name.to_owned(), reason: "no".to_owned() };
+            Failure::from(error).message().split_once('=').unwrap().0.to_owned()
+        };
+        let commands: Vec<_> = cli.get_subcommands().chain([&cli]).collect();
+        let arguments = || commands.iter().flat_map(|command| command.get_arguments());
+        for name in ["connections", "endpoint", "store", "keep", "to", "limit_rate", "memory_budget_bytes", "--memory-budget"] {
+            let flag = shown(name);
+            let is_known = arguments().any(|argument| argument.get_long().is_some_and(|long| flag == format!("--{long}")));
+            assert!(is_known, "{name} is shown as {flag}");
+        }
+        for name in ["DIR", "PATH"] {
+            let is_known = arguments().any(|argument| argument.is_positional() && *argument.get_id() == *name.to_lowercase());
+            assert!(is_known && shown(name) == name, "{name} is shown as {}", shown(name));
+        }
+        assert_eq!(shown("HF_ENDPOINT"), "HF_ENDPOINT");
+    }
+
+    #[test]
+    fn every_hint_of_the_library_can_be_pasted() {
+        let (repo, path): (RepoId, FilePath) = ("a/b".parse().unwrap(), "it's a.gguf".parse().unwrap());
+        let spec: RepoSpec = "a/b@v1".parse().unwrap();
+        let (text, folder) = (String::new, || PathBuf::from("/my store"));
+        let digest: Digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+        let source = |is_imported| Error::MissingData {
+            repo: repo.clone(),
+            graph: path.clone(),
+            path: path.clone(),
+            landed: None,
+            is_imported,
+        };
+        let not_here = |is_at_hub| Error::NotHere {
+            repo: spec.clone(),
+            path: path.clone(),
+            landed_percent: None,
+            is_pulled: false,
+            is_at_hub,
+        };
+        let errors = [
+            Error::InvalidRepo { name: text(), reason: "no" },
+            Error::InvalidRevision { revision: text(), reason: "no" },
+            Error::InvalidGlob { glob: text(), source: "no".into() },
+            Error::RepoNotFound { repo: repo.clone(), endpoint: text(), token_source: None },
+            Error::RepoNotFound { repo: repo.clone(), endpoint: text(), token_source: Some(text()) },
+            Error::RevisionNotFound { repo: repo.clone(), revision: "v1".parse().unwrap() },
+            Error::FileNotFound { repo: repo.clone(), commit: None, path: text() },
+            source(true),
+            source(false),
+            Error::QuantNotFound { repo: repo.clone(), quant: text(), offered: vec!["Q4 x".to_owned()] },
+            Error::QuantNotChosen { repo: repo.clone(), offered: vec![("Q4 x".to_owned(), 1)] },
+            Error::QuantNotChosen { repo: repo.clone(), offered: Vec::new() },
+            Error::SplitGguf { repo: spec.clone(), path: path.clone(), index: 0, count: 2 },
+            not_here(true),
+            not_here(false),
+            Error::NotInStore { repo: spec.clone() },
+            Error::Gated { repo: repo.clone(), token_source: None },
+            Error::Gated { repo: repo.clone(), token_source: Some(text()) },
+            Error::BadToken { endpoint: text(), token_source: text() },
+            Error::RateLimited { endpoint: text(), retry_after: None },
+            Error::Network { action: "reach", url: text(), source: "no".into() },
+            Error::Certificate { url: text(), source: "no".into() },
+            Error::HubStatus { url: text(), status: 500, message: text(), request_id: None, retry_after: None },
+            Error::BadAnswer { url: text(), reason: text() },
+            Error::Offline { action: text() },
+            Error::ContentChanged { repo: repo.clone(), path: path.clone(), what: "size", expected: text(), found: text() },
+            Error::DigestMismatch { name: text(), expected: digest, found: digest, size_bytes: 1 },
+            Error::NotASlice { tensor: text(), element: "f32", reason: text() },
+            Error::TensorNotFound { name: text(), count: 1, nearest: Some("x".to_owned()) },
+            Error::BadFormat { format: "GGUF", offset: 0, reason: text() },
+            Error::Damaged { what: text(), reason: text() },
+            Error::NoSpace { what: text(), needed_bytes: 1, free_bytes: 0 },
+            Error::TargetFull { path: folder(), needed_bytes: 1, free_bytes: 0 },
+            Error::OthersInStore { path: folder(), others: vec!["x".to_owned()] },
+            Error::EmptyStore { store: folder(), path: folder(), snapshot: 1, files: 1 },
+            Error::NoSnapshot { path: folder(), snapshot: 1, there: vec![2] },
+            Error::StoreExists { path: folder() },
+            Error::StoreInUse { path: folder(), processes: vec![1] },
+            Error::NoBackup { path: folder(), reason: text() },
+            Error::BackupFormat { path: folder(), found: text(), supported: 1 },
+            Error::BackupDamaged { path: folder(), count: 1, file: text(), reason: text() },
+            Error::StoreFormat { store: folder(), found: 9, supported: 2 },
+            Error::NoStore { path: folder() },
+            Error::SourceChanged { path: folder() },
+            Error::Busy { what: text(), reason: "no" },
+            Error::RemovedMeanwhile { repo: repo.clone(), count: 1, path: path.clone() },
+            Error::TargetExists { path: folder() },
+            Error::NotConfirmed { repo: repo.clone() },
+        ];
+        for error in errors {
+            let failure = Failure::from(error);
+            let hint = failure.hint.clone().unwrap_or_default();
+            assert!(options::is_pastable(&hint), "{}: {hint}", failure.message);
+        }
+        let mounts = [
+            model_cache_mount::Error::NoFuse { path: folder() },
+            model_cache_mount::Error::NoFusermount { path: folder() },
+            model_cache_mount::Error::NotUnmounted { path: folder(), reason: text() },
+        ];
+        assert!(mounts.iter().all(|error| options::is_pastable(&error.hint().unwrap())));
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     args::{Cli, Global},
     render,
 };
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use std::sync::OnceLock;
 
 /// ` --store DIR --endpoint URL`, as far as given. One for the process, as the command line is.
@@ -25,35 +25,99 @@ pub(crate) fn given(global: &Global) -> String {
 
 /// `hint`, its commands with the options this one was given.
 pub(crate) fn into_hint(hint: &str) -> String {
+    debug_assert!(is_pastable(hint), "no command stands alone on its line: {hint}");
     insert(hint, GIVEN.get().map_or("", String::as_str))
 }
 
+const PROGRAM: &str = "model-cache ";
+/// What a command may stand behind, on its line.
+const AND: &str = " && ";
+
 pub(crate) fn insert(hint: &str, options: &str) -> String {
-    const PROGRAM: &str = "model-cache";
-    /// What a command may stand behind, in our hints.
-    const BEFORE: [&str; 6] = ["", "&& ", ", ", "; ", ": ", " or "];
     let commands = Cli::command();
-    let is_command = |word: &str| commands.get_subcommands().any(|command| command.get_name() == word);
     let (mut text, mut rest) = (String::new(), hint);
     while let Some(at) = rest.find(PROGRAM) {
-        let (before, found) = rest.split_at(at);
-        let after = &found[PROGRAM.len()..];
+        let (before, after) = (&rest[..at], &rest[at + PROGRAM.len()..]);
         text += before;
-        let begins = BEFORE.iter().any(|head| if head.is_empty() { text.is_empty() } else { text.ends_with(head) });
-        let word = after.strip_prefix(' ').and_then(|words| words.split([' ', ',', ';']).next());
+        let begins = text.is_empty() || text.ends_with('\n') || text.ends_with(AND);
         text += PROGRAM;
-        if begins && word.is_some_and(is_command) {
-            text += options;
+        if begins && is_command(&commands, after) {
+            text += options.trim_start();
+            text += if options.is_empty() { "" } else { " " };
         }
         rest = after;
     }
     text + rest
 }
 
+/// Whether `words` begin with the name of a command.
+fn is_command(commands: &clap::Command, words: &str) -> bool {
+    let word = words.split_whitespace().next().unwrap_or_default();
+    commands.get_subcommands().any(|command| command.get_name() == word)
+}
+
+/// Whether each line that begins with a command is nothing but commands this program takes, and no sentence runs into one.
+pub(crate) fn is_pastable(hint: &str) -> bool {
+    let commands = Cli::command();
+    hint.lines().all(|line| match line.starts_with(PROGRAM) {
+        true => words(line).is_some_and(|words| words.split(|word| word.is("&&")).all(is_accepted)),
+        false => !line.match_indices(": model-cache ").any(|(at, found)| is_command(&commands, &line[at + found.len()..])),
+    })
+}
+
+/// Whether a command is another program's, or one this program takes; what stands behind a pipe is not looked at.
+fn is_accepted(command: &[Word]) -> bool {
+    let own: Vec<_> = command.iter().take_while(|word| !word.is("|") && !word.is(">")).collect();
+    if own.first().is_none_or(|program| program.text != PROGRAM.trim_end()) {
+        return true;
+    }
+    // Commands that take any number of words would take a sentence too.
+    if own.iter().any(|word| !word.is_quoted && word.text.ends_with([',', ';', ':'])) {
+        return false;
+    }
+    match Cli::try_parse_from(own.iter().map(|word| &word.text)) {
+        Ok(_) => true,
+        Err(error) => matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion),
+    }
+}
+
+/// A word as a shell reads it.
+#[derive(Default)]
+struct Word {
+    text: String,
+    is_quoted: bool,
+}
+
+impl Word {
+    /// Whether it is this sign of the shell's.
+    fn is(&self, sign: &str) -> bool {
+        !self.is_quoted && self.text == sign
+    }
+}
+
+/// The words of a line; `None` where a quote is left open.
+fn words(line: &str) -> Option<Vec<Word>> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), None::<Word>, false);
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        if c == ' ' && !quoted {
+            words.extend(word.take());
+            continue;
+        }
+        let word = word.get_or_insert_default();
+        match c {
+            '\'' => (quoted, word.is_quoted) = (!quoted, true),
+            '\\' if !quoted => word.text.push(chars.next()?),
+            c => word.text.push(c),
+        }
+    }
+    words.extend(word);
+    (!quoted).then_some(words)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
 
     #[test]
     fn a_hint_goes_to_the_same_store_and_hub() {
@@ -68,19 +132,48 @@ mod tests {
                 "model-cache --store /x rm a/b x && model-cache --store /x pull a/b",
             ),
             (
-                "model-cache scan a/b shows it, model-cache ls what is here",
-                "model-cache --store /x scan a/b shows it, model-cache --store /x ls what is here",
+                "what is here:\nmodel-cache scan a/b\nmodel-cache ls",
+                "what is here:\nmodel-cache --store /x scan a/b\nmodel-cache --store /x ls",
             ),
-            ("for example: model-cache scan a/b", "for example: model-cache --store /x scan a/b"),
             (
-                "model-cache cat a/b x | xxd, or model-cache cat a/b x > F",
-                "model-cache --store /x cat a/b x | xxd, or model-cache --store /x cat a/b x > F",
+                "model-cache cat a/b x | xxd\nmodel-cache cat a/b x > F",
+                "model-cache --store /x cat a/b x | xxd\nmodel-cache --store /x cat a/b x > F",
             ),
-            ("model-cache --help shows it", "model-cache --help shows it"),
+            ("see that model-cache ls is run", "see that model-cache ls is run"),
+            ("model-cache --help", "model-cache --help"),
             ("model-cache rm me/model-cache rm", "model-cache --store /x rm me/model-cache rm"),
             ("try again", "try again"),
         ] {
             assert_eq!(insert(hint), full);
+        }
+    }
+
+    #[test]
+    fn a_command_stands_alone_on_its_line() {
+        for good in [
+            "",
+            "try again",
+            "model-cache ls",
+            "model-cache --help",
+            "model-cache pull --help",
+            "what is here:\nmodel-cache ls a/b\nmodel-cache rm a/b 'x y' --yes",
+            "model-cache rm a/b x && model-cache pull a/b --file x",
+            r"model-cache cat a/b 'it'\''s | x > y' | xxd | head",
+            "model-cache cat a/b x > FILE",
+            "mv a b && model-cache gc",
+        ] {
+            assert!(is_pastable(good), "{good}");
+        }
+        for bad in [
+            "model-cache export writes real files instead, where it may",
+            "model-cache ls shows what is here",
+            "model-cache ls\nfor example: model-cache scan a/b",
+            "model-cache rm a/b, then model-cache gc",
+            "model-cache gc && model-cache frees it",
+            "model-cache pull a/b --quant 'Q4",
+            "model-cache pull [OPTIONS] <REPO>",
+        ] {
+            assert!(!is_pastable(bad), "{bad}");
         }
     }
 }

@@ -79,8 +79,8 @@ const char *mc_code_name(mc_code code);
 mc_code mc_error_code(const mc_error *error);
 
 /*
- * What went wrong, for people: on what, with which numbers, and its cause; then, where something is known to help, a second
- * line, "hint: ". No newline at the end. "" for NULL. It lives until the error is freed.
+ * What went wrong, for people: on what, with which numbers, and its cause; then, where something is known to help, lines that
+ * begin with "hint: ", each a sentence or a command. No newline at the end. "" for NULL. It lives until the error is freed.
  */
 const char *mc_error_text(const mc_error *error);
 

@@ -121,7 +121,7 @@ impl Error {
         }
     }
 
-    /// What a person reads: what went wrong, what it came from, and on a second line what to do next.
+    /// What a person reads: what went wrong, what it came from, and on lines of their own what to do next.
     pub fn text(&self) -> String {
         let mut text = self.to_string();
         // What it came from tells most; libraries below like to repeat what they wrap.
@@ -132,7 +132,7 @@ impl Error {
         if let Self::Cache(error) = self
             && let Some(hint) = error.hint()
         {
-            text += &format!("\nhint: {hint}");
+            hint.lines().for_each(|line| text += &format!("\nhint: {line}"));
         }
         text
     }

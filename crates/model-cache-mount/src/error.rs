@@ -117,17 +117,17 @@ impl Error {
             Self::InStore { .. } => "name a folder elsewhere".to_owned(),
             Self::NotAFolder { .. } | Self::NotEmpty { .. } => "name an empty folder, or one to be made".to_owned(),
             Self::AlreadyMounted { path, .. } => {
-                format!("name another folder; if this mount is yours to take away: umount {}", quoted(path))
+                format!("name another folder, or take this mount away, if it is yours:\numount {}", quoted(path))
             }
             Self::Dead { path, .. } | Self::NotUnmounted { path, .. } => {
-                format!("umount -l {0} as root, or fusermount3 -u -z {0}, takes it away", quoted(path))
+                format!("to take it away, as root or as its owner:\numount -l {0}\nfusermount3 -u -z {0}", quoted(path))
             }
             Self::NoFuse { .. } => {
                 format!("modprobe fuse as root; for a container: --device /dev/fuse --cap-add SYS_ADMIN; {OTHERWISE}")
             }
             Self::NoFusermount { .. } => format!("install fuse3 (apt-get install fuse3), or run this as root; {OTHERWISE}"),
             Self::NotPermitted { reason, .. } if reason.contains("user_allow_other") => {
-                "as root: echo user_allow_other >> /etc/fuse.conf; or mount without --allow-other".to_owned()
+                "mount without --allow-other, or allow it, as root:\necho user_allow_other >> /etc/fuse.conf".to_owned()
             }
             Self::NotPermitted { .. } => format!(
                 "run this as root, or install fuse3; a container needs --device /dev/fuse --cap-add SYS_ADMIN; {OTHERWISE}"
@@ -161,6 +161,6 @@ mod tests {
     #[test]
     fn a_command_of_a_hint_can_be_pasted() {
         let error = Error::NotUnmounted { path: "/it's here".into(), reason: "no".to_owned() };
-        assert!(error.hint().unwrap().contains(r"umount -l '/it'\''s here' as root"));
+        assert!(error.hint().unwrap().contains("\numount -l '/it'\\''s here'\n"));
     }
 }

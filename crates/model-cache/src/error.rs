@@ -498,6 +498,11 @@ pub enum Error {
     Cancelled,
 }
 
+/// What to do about damage that can be mended.
+const MEND: &str = "what else is damaged, and to mend it:\nmodel-cache verify\nmodel-cache repair";
+/// The way back where it can't.
+pub(crate) const FROM_BACKUP: &str = "model-cache restore DIR --replace";
+
 /// What a caller branches on; the CLI's exit code is made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -554,6 +559,7 @@ impl Error {
             | Self::InvalidOption { .. }
             | Self::NotASlice { .. }
             | Self::SplitGguf { .. }
+            | Self::NotConfirmed { .. }
             | Self::QuantNotChosen { .. } => ErrorKind::Usage,
             Self::RepoNotFound { .. }
             | Self::RevisionNotFound { .. }
@@ -594,8 +600,7 @@ impl Error {
             | Self::RemovedMeanwhile { .. }
             | Self::Busy { .. }
             | Self::SourceChanged { .. }
-            | Self::TargetExists { .. }
-            | Self::NotConfirmed { .. } => ErrorKind::Other,
+            | Self::TargetExists { .. } => ErrorKind::Other,
         }
     }
 
@@ -634,36 +639,39 @@ impl Error {
         text
     }
 
-    /// What to do next, as a sentence or a command that can be pasted; none where nothing is known to help.
+    /// What to do next; none where nothing is known to help. Each line is a sentence, or a command that can be pasted as it stands.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::InvalidRepo { .. } => Some("for example: model-cache scan bartowski/Llama-3.2-3B-Instruct-GGUF".to_owned()),
+            Self::InvalidRepo { .. } => {
+                Some("for example:\nmodel-cache scan bartowski/Llama-3.2-3B-Instruct-GGUF".to_owned())
+            }
+            Self::InvalidRevision { .. } => Some("name it as in org/name@main, or leave out the @ and what follows".to_owned()),
             Self::RepoNotFound { token_source: None, .. } => {
                 Some("check the spelling; for a private repo set HF_TOKEN".to_owned())
             }
             Self::RepoNotFound { .. } => Some("check the spelling and what the token may read".to_owned()),
-            Self::RevisionNotFound { repo, .. } => Some(format!("model-cache scan {repo} looks at main")),
-            Self::FileNotFound { repo, .. } => Some(format!("model-cache scan {repo} shows what it has")),
+            Self::RevisionNotFound { repo, .. } => Some(format!("model-cache scan {repo}")),
+            Self::FileNotFound { repo, .. } => Some(format!("model-cache scan {repo}")),
             Self::MissingData { repo, is_imported: true, .. } => {
-                Some(format!("model-cache import {repo} FOLDER, the folder being that of the graph with all its files"))
+                Some(format!("import the folder of the graph, with all its files:\nmodel-cache import {repo} FOLDER"))
             }
             Self::MissingData { repo, path, .. } => Some(format!("model-cache pull {repo} --file {}", shell_word(path.as_str()))),
             Self::QuantNotFound { repo, offered, .. } => {
-                offered.first().map(|quant| format!("model-cache pull {repo} --quant {quant}"))
+                offered.first().map(|quant| format!("model-cache pull {repo} --quant {}", shell_word(quant)))
             }
             Self::QuantNotChosen { repo, offered } => {
-                offered.first().map(|(quant, _)| format!("model-cache pull {repo} --quant {quant}"))
+                offered.first().map(|(quant, _)| format!("model-cache pull {repo} --quant {}", shell_word(quant)))
             }
             Self::SplitGguf { repo, .. } => Some(format!(
-                "load its first part by path, where it finds the others: model-cache mount DIR shows them without a copy, \
-                 model-cache export {repo} --to DIR writes them"
+                "load its first part by path, where it finds the others: from a mount, without a copy, or an export\n\
+                 model-cache mount DIR\nmodel-cache export {repo} --to DIR"
             )),
             Self::NotHere { repo, path, is_at_hub: true, .. } => {
                 Some(format!("model-cache pull {repo} --file {}", shell_word(path.as_str())))
             }
-            Self::NotHere { repo, .. } => Some(format!("model-cache ls {repo} shows what is here")),
+            Self::NotHere { repo, .. } => Some(format!("model-cache ls {repo}")),
             Self::NotInStore { repo } => {
-                Some(format!("model-cache scan {repo} shows what the Hub offers, model-cache ls what is here"))
+                Some(format!("model-cache scan {repo}\nmodel-cache ls"))
             }
             Self::Gated { repo, token_source: None } => {
                 Some(format!("accept the licence on the page of {repo}, set HF_TOKEN, then pull again"))
@@ -690,22 +698,34 @@ impl Error {
                     .to_owned(),
             ),
             Self::Offline { .. } => Some("run it once without --offline, HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE".to_owned()),
-            Self::ContentChanged { repo, .. } => Some(format!("model-cache scan {repo}, then pull again")),
+            Self::ContentChanged { repo, .. } => Some(format!("look at it anew, then pull again:\nmodel-cache scan {repo}")),
             Self::DigestMismatch { .. } => Some("the bytes were dropped; pull again to fetch them anew".to_owned()),
             Self::NotASlice { .. } => Some("read its bytes, or copy them to where they are aligned".to_owned()),
             Self::TensorNotFound { nearest, .. } => {
                 nearest.as_ref().map(|name| format!("did you mean \"{}\"?", crate::name::printable(name)))
             }
             Self::BadFormat { .. } => Some(
-                "model-cache verify --digest tells whether it is the file that was published; if so, take another one".to_owned(),
+                "whether it is the file that was published; if so, take another one:\nmodel-cache verify --digest".to_owned(),
             ),
-            Self::Damaged { .. } => Some("model-cache repair mends it; model-cache verify shows what else is damaged".to_owned()),
-            Self::NoSpace { .. } => Some("model-cache ls shows what could go; model-cache rm REPO frees it at once".to_owned()),
+            Self::Damaged { .. } => Some(MEND.to_owned()),
+            Self::NoSpace { .. } => Some("what could go, and to free it at once:\nmodel-cache ls\nmodel-cache rm REPO".to_owned()),
             Self::TargetFull { path, .. } => {
                 let folder = shell_word(&path.to_string_lossy());
                 Some(format!("make room on the disk of {folder}, or name a folder on another one"))
             }
-            Self::Storage { source, .. } => source.hint().map(str::to_owned),
+            Self::Storage { source, .. } => match source {
+                storage::Error::BadRecord { .. } | storage::Error::BadExtent { .. } => Some(MEND.to_owned()),
+                // None of it can be read then.
+                storage::Error::BadEnvironment { action: "open", .. } => Some(format!(
+                    "a backup brings it back:\n{FROM_BACKUP}\n\
+                     without one, move the store's folder away; the next pull makes a new one"
+                )),
+                storage::Error::BadEnvironment { .. } => Some(format!(
+                    "what can be read can be saved, and a backup brings all of it back:\n\
+                     model-cache export REPO --to DIR\n{FROM_BACKUP}"
+                )),
+                other => other.hint().map(str::to_owned),
+            },
             Self::OthersInStore { .. } => Some("move them elsewhere first; --to DIR makes another store".to_owned()),
             Self::EmptyStore { .. } => Some(
                 "is it the right store? --store or MODEL_CACHE_HOME names another; to back up an empty one, name another DIR".to_owned(),
@@ -713,15 +733,19 @@ impl Error {
             Self::NoSnapshot { .. } => Some("without --snapshot it is the newest".to_owned()),
             Self::StoreExists { .. } => Some("--replace puts the backup in its place, --to DIR makes another store".to_owned()),
             Self::StoreInUse { .. } => Some("end what has it open (a mount, a server, a pull) first".to_owned()),
-            Self::NoBackup { .. } => Some("model-cache backup DIR makes one".to_owned()),
+            Self::NoBackup { .. } => Some("name the folder of one, or make one:\nmodel-cache backup DIR".to_owned()),
             Self::BackupFormat { .. } => Some("use the version of model-cache that wrote it, or a later one".to_owned()),
             Self::BackupDamaged { path, .. } => {
-                Some(format!("model-cache restore --check {} lists them", shell_word(&path.to_string_lossy())))
+                Some(format!("model-cache restore --check {}", shell_word(&path.to_string_lossy())))
             }
             Self::NoStore { .. } => Some("the first pull or import makes it".to_owned()),
             Self::SourceChanged { .. } => Some("import it again once nobody writes to it".to_owned()),
             Self::Busy { .. } => Some("try again in a moment".to_owned()),
             Self::RemovedMeanwhile { .. } => Some("pull again to have them back".to_owned()),
+            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                let path = shell_word(&path.to_string_lossy());
+                Some(format!("who may use it, and the folders above it:\nls -ld {path}"))
+            }
             Self::TargetExists { .. } => Some("remove it, or export with --force".to_owned()),
             Self::NotConfirmed { repo } => Some(format!("model-cache rm {repo} --yes")),
             _ => None,

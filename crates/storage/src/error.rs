@@ -160,7 +160,6 @@ impl Error {
     /// What to do next, where something is known to help.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::BadEnvironment { .. } => Some("move the store's folder away; the next pull makes a new one"),
             Self::NetworkFileSystem { .. } => Some("put the store on a local disk: --store DIR or MODEL_CACHE_HOME"),
             Self::ReadOnly { .. } => Some("choose a store you may write: --store DIR or MODEL_CACHE_HOME"),
             Self::NotAFolder { .. } => Some("name a folder: --store DIR or MODEL_CACHE_HOME"),

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     time::Instant,
 };
-use tabagent_model_cache::{BackupCheck, BackupOptions, BackupReport, CheckOptions, LeftOut, ModelCache, RestoreOptions};
+use tabagent_model_cache::{BackupCheck, BackupOptions, BackupReport, CheckOptions, Error, LeftOut, ModelCache, RestoreOptions};
 
 pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, recheck: bool) -> Result<Code, Failure> {
     let cache = cx.open_there().await?;
@@ -143,7 +143,7 @@ fn tell_checked(cx: &Context, checked: &BackupCheck, dir: &Path, started: Instan
     }
     output::text(&table.render(output::stdout_width(), cx.paint()))?;
     cx.say(&format!("Checked {amount}: {} damaged", render::count(checked.bad.len() as u64, "file")));
-    cx.suggest(&format!("model-cache backup {} --recheck copies them anew, where the store has them", shown(dir)));
+    cx.suggest(&format!("copied anew, where the store has them:\nmodel-cache backup {} --recheck", shown(dir)));
     if let Some(whole) = checked.whole_snapshot {
         cx.suggest(&format!("model-cache restore {} --snapshot {whole}", shown(dir)));
     }
@@ -157,15 +157,22 @@ pub(super) async fn restore(
     replace: bool,
     snapshot: Option<u64>,
 ) -> Result<Code, Failure> {
-    let store = match to {
-        Some(store) => store,
-        None => cx.store()?,
+    // By what was typed, or could be.
+    let (store, option) = match to {
+        Some(store) => (store, "to"),
+        None => (cx.store()?, "store"),
     };
     let mut progress = Progress::begin(cx.global.progress);
     let (told, cancel) = (Some(progress.callback("restoring")), Some(cx.interrupt.token()));
     let options = RestoreOptions { snapshot, replace, progress: told, cancel };
     let started = Instant::now();
-    let result = cx.blocking(move || ModelCache::restore(&dir, &store, &options)).await;
+    let restore = move || {
+        ModelCache::restore(&dir, &store, &options).map_err(|error| match error {
+            Error::InvalidOption { name: "to", value, reason } => Error::InvalidOption { name: option, value, reason },
+            other => other,
+        })
+    };
+    let result = cx.blocking(restore).await;
     progress.end();
     let report = result?;
     if cx.global.json {

@@ -47,7 +47,7 @@ pub(super) async fn cat(
         Some(Ok(Ok(false))) => {
             let command = format!("model-cache cat {asked} {}", render::shell(&opened));
             Err(Failure::new(Code::Usage, format!("{opened} is not text, and stdout is a terminal"))
-                .hint(format!("{command} | xxd | head, or {command} > FILE")))
+                .hint(format!("{command} | xxd | head\n{command} > FILE")))
         }
         Some(Ok(Err(error))) if error.kind() == io::ErrorKind::Interrupted => Err(cx.interrupt.failure()),
         Some(Ok(Err(error))) if error.kind() == io::ErrorKind::InvalidData => {

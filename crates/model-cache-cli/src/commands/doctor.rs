@@ -56,8 +56,8 @@ fn text(examination: &Examination, paint: render::Paint) -> String {
             Severity::Fine => format!("  {}\n", paint.dim(&what)),
             _ => format!("  {what}\n"),
         };
-        if let Some(hint) = hint {
-            text += &format!("    {} {}\n", paint.cyan("hint:"), render::clean(&options::into_hint(hint)));
+        for line in hint.as_deref().map(options::into_hint).iter().flat_map(|hint| hint.lines()) {
+            text += &format!("    {} {}\n", paint.cyan("hint:"), render::clean(line));
         }
     }
     text

@@ -30,7 +30,7 @@ pub(super) async fn repos(cx: &Context) -> Result<Code, Failure> {
         if there {
             cx.say("Nothing is in the store yet.");
         }
-        cx.suggest("model-cache scan org/name shows what a repo offers");
+        cx.suggest("what a repo offers:\nmodel-cache scan org/name");
         return Ok(Code::Done);
     }
     let mut table = Table::new([

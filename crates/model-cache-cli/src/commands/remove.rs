@@ -7,7 +7,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::io::{self, BufRead, IsTerminal};
-use tabagent_model_cache::{Error, Removed, RepoSpec};
+use tabagent_model_cache::{CommitId, Error, ModelCache, Removed, RepoSpec};
 
 pub(super) async fn rm(cx: &Context, repo: String, globs: Vec<String>, quants: Vec<String>, yes: bool) -> Result<Code, Failure> {
     let spec: RepoSpec = repo.parse()?;
@@ -15,9 +15,9 @@ pub(super) async fn rm(cx: &Context, repo: String, globs: Vec<String>, quants: V
     if !yes {
         let (asking, name) = (cache.clone(), repo.clone());
         if cx.blocking(move || asking.is_imported(&name)).await? && !confirmed(cx, &spec, &globs).await? {
-            let mut failure = Failure::from(Error::NotConfirmed { repo: spec.repo.clone() });
-            failure = failure.hint(confirming(&spec, &globs, &quants));
-            return Err(failure);
+            let (asking, name) = (cache.clone(), repo.clone());
+            let commits = cx.blocking(move || Ok(pulled(&asking, &name))).await?;
+            return Err(not_confirmed(&spec, &commits, &globs, &quants));
         }
     }
     let removed = cx
@@ -72,12 +72,30 @@ async fn confirmed(cx: &Context, spec: &RepoSpec, globs: &[String]) -> Result<bo
     }
 }
 
-/// The same command, confirmed: no more and no less than was asked for.
-fn confirming(spec: &RepoSpec, globs: &[String], quants: &[String]) -> String {
+/// The commits of `repo` that were pulled, so that the Hub can give them again.
+fn pulled(cache: &ModelCache, repo: &str) -> Vec<CommitId> {
+    // What can't be listed is told by who removes it.
+    cache.files(repo).unwrap_or_default().into_iter().filter_map(|files| files.commit).collect()
+}
+
+/// The refusal, with what to type: of a name that was pulled too, what leaves the import.
+fn not_confirmed(spec: &RepoSpec, commits: &[CommitId], globs: &[String], quants: &[String]) -> Failure {
+    let all = command(spec, globs, quants) + " --yes";
+    let failure = Failure::from(Error::NotConfirmed { repo: spec.repo.clone() });
+    if commits.is_empty() {
+        return failure.hint(all);
+    }
+    let of = |commit: &CommitId| RepoSpec { repo: spec.repo.clone(), revision: commit.as_str().parse().ok() };
+    let each = commits.iter().map(|commit| command(&of(commit), globs, quants) + "\n");
+    failure.hint(format!("what was pulled under this name, and what was imported too:\n{}{all}", each.collect::<String>()))
+}
+
+/// The same command: no more and no less than was asked for.
+fn command(spec: &RepoSpec, globs: &[String], quants: &[String]) -> String {
     let mut command = format!("model-cache rm {spec}");
     globs.iter().for_each(|glob| command += &format!(" {}", render::shell(&render::clean(glob))));
     quants.iter().for_each(|quant| command += &format!(" --quant {}", render::shell(&render::clean(quant))));
-    command + " --yes"
+    command
 }
 
 fn document(removed: &Removed) -> Value {
@@ -225,7 +243,13 @@ mod tests {
     #[test]
     fn the_command_that_confirms_removes_no_more_than_was_asked_for() {
         let spec = "me/model".parse().unwrap();
-        let command = confirming(&spec, &["*.md".to_owned()], &["Q8_0".to_owned()]);
-        assert_eq!(command, "model-cache rm me/model '*.md' --quant Q8_0 --yes");
+        let hint = |commits: &[CommitId]| not_confirmed(&spec, commits, &["*.md".to_owned()], &["Q8_0".to_owned()]);
+        let all = "hint: model-cache rm me/model '*.md' --quant Q8_0 --yes\n";
+        let alone = hint(&[]);
+        assert_eq!(alone.code, Code::Usage);
+        assert!(alone.text(false, render::Paint(false)).ends_with(&format!("nothing was removed\n{all}")));
+        let commit = "ab".repeat(20);
+        let both = hint(&[commit.parse().unwrap()]).text(false, render::Paint(false));
+        assert!(both.ends_with(&format!("hint: model-cache rm me/model@{commit} '*.md' --quant Q8_0\n{all}")), "{both}");
     }
 }

@@ -191,7 +191,7 @@ static void errors(void) {
     FAILS(MC_USAGE, "\"nonsense\" is not a repo name: ", "", mc_file_open(store, "nonsense", "x", &file, &error));
     CHECK(file == NULL);
     FAILS(MC_USAGE, "\"../x\" is not a file path", "", mc_file_open(store, REPO, "../x", &file, &error));
-    FAILS(MC_NOT_FOUND, "none of org/local is not in the store", "\nhint: model-cache ls org/local shows what is here",
+    FAILS(MC_NOT_FOUND, "none of org/local is not in the store", "\nhint: model-cache ls org/local",
           mc_file_open(store, REPO, "none", &file, &error));
     FAILS(MC_NOT_FOUND, "nothing of org/other is in the store\nhint: model-cache scan org/other", "",
           mc_file_open(store, "org/other", "x", &file, &error));
@@ -307,7 +307,7 @@ static void *reader(void *argument) {
         const size_t offset = random % (shared->size - sizeof buffer);
         WELL(mc_file_read_at(shared->file, offset, buffer, sizeof buffer, &error));
         CHECK(memcmp(buffer, shared->expected + offset, sizeof buffer) == 0);
-        FAILS(MC_NOT_FOUND, "none of org/local", "shows what is here", mc_file_open(shared->store, REPO, "none", &(mc_file *){NULL}, &error));
+        FAILS(MC_NOT_FOUND, "none of org/local", "model-cache ls org/local", mc_file_open(shared->store, REPO, "none", &(mc_file *){NULL}, &error));
         mc_file *file = open_file(shared->store, round % 2 ? "large.bin" : "small.txt"), *clone = mc_file_clone(shared->file);
         CHECK(mc_file_data(clone)[offset] == shared->expected[offset]);
         mc_file_close(file);
