@@ -105,6 +105,8 @@ fn a_sound_store_has_no_problem_and_no_warning_but_of_where_it_lies() {
     ] {
         finding(&findings, words);
     }
+    let not_read = finding(&findings, "blocks of data were not read");
+    assert_eq!((not_read.severity, &not_read.hint), (Severity::Fine, &None));
 }
 
 /// A way to harm a store, what is found then, and the kind of the problem.
@@ -210,6 +212,10 @@ fn every_harm_is_found_with_what_to_do_and_nothing_is_changed() {
         let told = problems.iter().find(|problem| problem.what.contains(words));
         let told = told.unwrap_or_else(|| panic!("{name}: nothing of {words:?} in {problems:#?}"));
         assert_eq!(told.kind, Some(kind), "{name}");
+        let is_more = |finding: &Finding| finding.hint.as_deref() == Some("model-cache verify");
+        // Of records that can't be read at all the whole store is told.
+        let is_read = findings.iter().any(|finding| finding.what.contains(" files of "));
+        assert_eq!(findings.iter().any(is_more), kind == ErrorKind::Integrity && is_read, "{name}: {findings:#?}");
         assert!(problems.iter().all(|problem| problem.hint.is_some()), "{name}: {problems:#?}");
     }
 }
@@ -235,6 +241,28 @@ fn where_there_is_no_store_that_is_said_and_none_is_made() {
         assert_eq!(problems(&findings).len(), usize::from(severity == Severity::Problem));
     }
     assert!(snapshot(dir.path()) == before);
+}
+
+#[test]
+fn what_a_killed_restore_left_beside_a_store_is_told_with_its_size_and_what_others_put_there_is_not() {
+    let dir = store_with(1, 8 * MIB);
+    let (store, beside) = (dir.path().join("store"), dir.path().join("store.restoring"));
+    let told = || examine_offline(&store).into_iter().find(|finding| finding.what.contains("store.restoring"));
+    assert_eq!(told(), None);
+    fs::create_dir_all(beside.join("store")).unwrap();
+    fs::write(beside.join("store/data"), bytes(1, 3 * MIB)).unwrap();
+    fs::write(beside.join("lock"), "").unwrap();
+    let left = told().unwrap();
+    assert!(left.severity == Severity::Warning && left.what.contains("(3.0"), "{left:?}");
+    assert!(left.hint.unwrap().ends_with(&format!("\nrm -r {}", beside.display())));
+    let at_it = storage::FileLock::try_exclusive(&beside.join("lock")).unwrap();
+    let under_way = told().unwrap();
+    assert!(under_way.severity == Severity::Note && under_way.hint.is_none(), "{under_way:?}");
+    drop(at_it);
+    fs::rename(&store, dir.path().join("elsewhere")).unwrap();
+    assert!(told().is_some(), "also where the store is not there yet");
+    fs::write(beside.join("thesis"), "mine").unwrap();
+    assert_eq!(told(), None);
 }
 
 #[test]
@@ -270,7 +298,7 @@ fn who_uses_the_store_and_keeps_removed_content_is_named_beside_unfinished_downl
     // Killed, it leaves content for the next open to free.
     let findings = examine_offline(&store);
     let told = finding(&findings, "1 removed contents that nobody reads");
-    assert_eq!(told.hint.as_deref(), Some("model-cache gc frees them"));
+    assert_eq!(told.hint.as_deref(), Some("model-cache gc"));
     finding(&findings, "nobody else uses the store");
 }
 

@@ -15,6 +15,7 @@ mod folder;
 mod format;
 mod restore;
 
+pub(crate) use restore::leftover;
 pub use restore::{BackupCheck, BadBackupFile, CheckOptions, RestoreOptions, RestoreReport};
 
 use crate::{

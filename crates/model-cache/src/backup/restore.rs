@@ -387,9 +387,7 @@ const PROBES: [&str; 2] = ["probe-a", "probe-b"];
 
 impl Building {
     fn begin(target: &Target, needed_bytes: u64) -> Result<Self> {
-        let mut name: OsString = target.store.file_name().unwrap_or_default().to_owned();
-        name.push(".restoring");
-        let folder = target.store.with_file_name(name);
+        let folder = beside(&target.store);
         create_folder(folder.parent().unwrap_or(Path::new("/")), true)?;
         create_folder(&folder, false)?;
         let refuse = |reason: String| Err(Error::InvalidOption { name: "to", value: target.store.display().to_string(), reason });
@@ -546,6 +544,23 @@ impl Drop for Building {
     fn drop(&mut self) {
         self.remove();
     }
+}
+
+/// The folder beside `store` that another is built in.
+fn beside(store: &Path) -> PathBuf {
+    let mut name: OsString = store.file_name().unwrap_or_default().to_owned();
+    name.push(".restoring");
+    store.with_file_name(name)
+}
+
+/// What a restore to `store` is building, or left behind when it was killed, and the processes that are at it, as far as this one may look.
+/// The next restore takes it away.
+pub(crate) fn leftover(store: &Path) -> Option<(PathBuf, Vec<u32>)> {
+    let folder = beside(&fs::canonicalize(store).or_else(|_| std::path::absolute(store)).ok()?);
+    let mut entries = fs::read_dir(&folder).ok()?;
+    let is_own = |name: OsString| [LOCK, STORE].iter().chain(&PROBES).any(|own| name == **own);
+    let is_ours = entries.all(|entry| entry.is_ok_and(|entry| is_own(entry.file_name())));
+    is_ours.then(|| (folder.clone(), FileLock::holders(&folder.join(LOCK))))
 }
 
 /// Small files on their way into a store: sealed many at a time, since each transaction waits for the disk.

@@ -2,9 +2,11 @@
 
 use super::Findings;
 use crate::{
-    error::{Error, ErrorKind},
+    backup,
+    error::{Error, ErrorKind, FROM_BACKUP},
     name::shell_word,
     store::{CHUNKS_FOLDER, MANIFESTS_FOLDER, OWN},
+    units::iec,
 };
 use std::{
     fs::{self, Metadata},
@@ -65,7 +67,7 @@ pub(super) fn examine(folder: &Path, findings: &mut Findings<'_>) -> bool {
         (chunks, _) => {
             let (here, gone) = if chunks { (CHUNKS_FOLDER, MANIFESTS_FOLDER) } else { (MANIFESTS_FOLDER, CHUNKS_FOLDER) };
             let hint = format!(
-                "put {gone} back from a backup, or begin anew: mv {0} {0}.damaged",
+                "restore a backup, or begin anew:\n{FROM_BACKUP}\nmv {0} {0}.damaged",
                 shell_word(&folder.to_string_lossy())
             );
             findings.problem(ErrorKind::Integrity, format!("of the store {shown}, {here} is here and {gone} is not"), hint);
@@ -73,6 +75,19 @@ pub(super) fn examine(folder: &Path, findings: &mut Findings<'_>) -> bool {
     }
     look_at_modes(folder, &metadata, findings);
     true
+}
+
+/// What a restore of this store needs for a while, or left beside it when it was killed.
+pub(super) fn look_beside(store: &Path, findings: &mut Findings<'_>) {
+    let Some((folder, processes)) = backup::leftover(store) else { return };
+    let size = storage::allocated_bytes(&folder).map_or_else(|_| "of unknown size".to_owned(), iec);
+    match processes.first() {
+        Some(process) => findings.note(format!("process {process} restores a store here: {} ({size})", folder.display())),
+        None => findings.warn(
+            format!("{} ({size}) is what a restore that did not end left; nothing needs it", folder.display()),
+            format!("the next restore to this place takes it away; or:\nrm -r {}", shell_word(&folder.to_string_lossy())),
+        ),
+    }
 }
 
 fn not_a_folder(folder: &Path, findings: &mut Findings<'_>) -> bool {
@@ -142,7 +157,9 @@ fn look_at_modes(folder: &Path, root: &Metadata, findings: &mut Findings<'_>) {
     let unwritable =
         which(&|metadata| metadata.is_file()).into_iter().filter(|path| !storage::may_write(path)).collect::<Vec<_>>();
     if !unwritable.is_empty() {
-        let hint = format!("sudo chown -R \"$(id -u)\" {store}, or share it by a group: sudo chmod -R g+rwX {store}");
+        let hint = format!(
+            "make them yours, or share them by a group:\nsudo chown -R \"$(id -u)\" {store}\nsudo chmod -R g+rwX {store}"
+        );
         findings.problem(ErrorKind::Other, format!("{} can't be written by this user", named(&unwritable)), hint);
     }
     // Root's files in a user's store are the usual end of a sudo.

@@ -52,7 +52,7 @@ pub(super) async fn examine(config: Option<HubConfig>, findings: &mut Findings<'
             let way = if here > there { "ahead of" } else { "behind" };
             if off > CLOCK_OFF + probe.latency {
                 let what = format!("this machine's clock is {} s {way} the Hub's", off.as_secs());
-                findings.warn(what, "set it: timedatectl set-ntp true");
+                findings.warn(what, "timedatectl set-ntp true");
             } else {
                 findings.fine("this machine's clock agrees with the Hub's");
             }

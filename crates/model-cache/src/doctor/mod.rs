@@ -9,6 +9,7 @@ mod hub;
 mod machine;
 mod settings;
 mod store;
+mod temporary;
 
 use crate::{
     builder::ModelCacheBuilder,
@@ -34,7 +35,7 @@ pub struct Finding {
     pub severity: Severity,
     /// What was found, with its numbers. Never a token.
     pub what: String,
-    /// What to do: a command that can be pasted, or a sentence. Problems have one wherever something is known to help.
+    /// What to do: each line a command that can be pasted, or a sentence. Problems have one wherever something is known to help.
     pub hint: Option<String>,
     /// Of a problem: what kind of error it would end a command with.
     pub kind: Option<ErrorKind>,
@@ -153,7 +154,8 @@ impl ModelCacheBuilder {
     ///
     /// Changes nothing and opens nothing to write, so it works on a store that can't be opened, that is damaged or in use, and where there is none.
     /// Nothing that is wrong is an error here: it is a finding. The records are copied to the folder for temporary files
-    /// for it. Cost: one read of the records, a read of 4 KiB for each chunk, one request to the Hub.
+    /// for it, and what an examination that was killed left there is removed. Data is not read: [`ModelCache::verify`](crate::ModelCache::verify)
+    /// does. Cost: one read of the records, a read of 4 KiB for each chunk, one request to the Hub.
     pub async fn examine(self) -> Examination {
         let mut found = Vec::new();
         let config = settings::examine(&self, &mut Findings { area: Area::Settings, found: &mut found });
@@ -161,7 +163,9 @@ impl ModelCacheBuilder {
         let local = blocking::run(move || {
             let mut found = Vec::new();
             machine::examine(&mut Findings { area: Area::Machine, found: &mut found });
-            if files::examine(&folder, &mut Findings { area: Area::Files, found: &mut found }) {
+            let mut files = Findings { area: Area::Files, found: &mut found };
+            files::look_beside(&folder, &mut files);
+            if files::examine(&folder, &mut files) {
                 store::examine(&folder, &mut found);
             }
             Ok(found)

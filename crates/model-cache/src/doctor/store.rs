@@ -1,8 +1,8 @@
 //! What is in the store, who uses it, and the disk it lies on: from a copy of its records, the places they name, and the kernel's locks.
 
-use super::{Area, Finding, Findings, Severity};
+use super::{Area, Finding, Findings, Severity, temporary::TemporaryFolder};
 use crate::{
-    error::{Attempted, Error, ErrorKind, Result},
+    error::{Attempted, Error, ErrorKind, FROM_BACKUP, Result},
     key,
     name::shell_word,
     record::*,
@@ -12,10 +12,11 @@ use crate::{
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
-    os::unix::fs::MetadataExt,
     path::Path,
 };
-use storage::{DataFile, EnvironmentInfo, Extent, HEADER_REGION_BYTES, LeaseFile, Locked, Record, StorageRegistry, Table};
+use storage::{
+    Ballast, DataFile, EnvironmentInfo, Extent, HEADER_REGION_BYTES, LeaseFile, Locked, Record, StorageRegistry, Table,
+};
 
 /// As much of the data file may belong to nothing: what libmdbx keeps for itself, and the first page of each extent that was freed.
 const UNEXPLAINED_BYTES: u64 = 64 << 20;
@@ -43,9 +44,19 @@ pub(super) fn examine(folder: &Path, found: &mut Vec<Finding>) {
         if let Err(error) = look_at_headers(folder, records, &mut store) {
             store.error(&error);
         }
+        tell_what_was_not_read(&mut store);
     }
     look_at_processes(folder, records.as_ref(), &locks, &mut Findings { area: Area::Processes, found });
     look_at_space(folder, chunks, records.as_ref(), &mut Findings { area: Area::Space, found });
+}
+
+/// Where damage was seen there may be more, which an examination does not look for.
+fn tell_what_was_not_read(findings: &mut Findings<'_>) {
+    if findings.found.iter().any(|finding| finding.kind == Some(ErrorKind::Integrity)) {
+        findings.advise("what else is damaged was not looked for: names, listings and blocks of data", "model-cache verify");
+    } else {
+        findings.fine("blocks of data were not read; model-cache verify does");
+    }
 }
 
 /// Bytes of a page of the records' environment.
@@ -57,14 +68,18 @@ fn environment(folder: &Path, name: &str, page_bytes: u64, findings: &mut Findin
         Ok(None) => {
             // Its absence as a whole was told with the files.
             if folder.is_dir() {
-                let hint = "put it back from a backup; where there is none, the next open makes an empty one".to_owned();
+                let hint = format!("restore a backup:\n{FROM_BACKUP}");
                 findings.add(Severity::Problem, format!("{name} has no data file"), Some(hint), Some(ErrorKind::Integrity));
             }
             None
         }
         Ok(Some(info)) if info.page_bytes != page_bytes => {
             let what = format!("{name} has pages of {} bytes, not {page_bytes}: it is of another program", info.page_bytes);
-            findings.problem(ErrorKind::Integrity, what, "put it back from a backup, or name another store: --store DIR");
+            findings.problem(
+                ErrorKind::Integrity,
+                what,
+                format!("name another store, --store DIR, or restore a backup:\n{FROM_BACKUP}"),
+            );
             None
         }
         Ok(Some(info)) => {
@@ -76,7 +91,7 @@ fn environment(folder: &Path, name: &str, page_bytes: u64, findings: &mut Findin
                 info.last_transaction
             ));
             if info.used_bytes > info.limit_bytes / 10 * 9 {
-                findings.warn(format!("{name} is almost as large as it may be"), "model-cache rm REPO, then model-cache gc");
+                findings.warn(format!("{name} is almost as large as it may be"), "model-cache rm REPO && model-cache gc");
             }
             Some(info)
         }
@@ -109,7 +124,7 @@ impl Records {
     fn read_in(temporary: &Path, folder: &Path) -> Result<Self> {
         let reading = || format!("the records of the store {} can't be read", folder.display());
         let io = |source| Error::Io { action: "make a folder for a copy of the records in", path: temporary.to_owned(), source };
-        let copy = tempfile::Builder::new().prefix("model-cache-doctor-").tempdir_in(temporary).map_err(io)?;
+        let copy = TemporaryFolder::new_in(temporary).map_err(io)?;
         let is_snapshot = storage::copy_environment(&folder.join(MANIFESTS_FOLDER), copy.path()).attempted(reading)?;
         let registry = StorageRegistry::new(copy.path());
         // A table that is missing is made in the copy, and empty.
@@ -158,7 +173,7 @@ fn look_at_records(records: &Records, locks: &[Locked], findings: &mut Findings<
                 format!("format {found}; this program reads format {FORMAT}"),
                 "update model-cache, or name another store: --store DIR",
             ),
-            Err(reason) => findings.problem(ErrorKind::Integrity, reason, "put the store back from a backup"),
+            Err(reason) => findings.problem(ErrorKind::Integrity, reason, from_backup()),
         },
     }
     if !records.is_snapshot {
@@ -168,7 +183,7 @@ fn look_at_records(records: &Records, locks: &[Locked], findings: &mut Findings<
         findings.problem(ErrorKind::Integrity, reason.clone(), mending(table, key));
     }
     if let Some(more) = records.bad.len().checked_sub(NAMED).filter(|more| *more > 0) {
-        findings.problem(ErrorKind::Integrity, format!("{more} more records can't be read"), "put the store back from a backup");
+        findings.problem(ErrorKind::Integrity, format!("{more} more records can't be read"), "model-cache verify");
     }
     let rows: HashMap<String, &BlobRecord> = records.blobs.iter().map(|(key, blob)| (key.clone(), blob)).collect();
     // A row that can't be read was told; the names that lead to it need not be.
@@ -211,24 +226,24 @@ fn look_at_leftovers(records: &Records, locks: &[Locked], findings: &mut Finding
     let (count, bytes) = of(&|key, blob| is_idle_fill(blob) && is_pull(key));
     if count > 0 {
         let what = format!("{count} unfinished downloads that nobody is at, {} reserved", iec(bytes));
-        findings.advise(what, "model-cache pull goes on with them, model-cache gc frees them");
+        findings.advise(what, "a pull of the same goes on with them; to free them:\nmodel-cache gc");
     }
     let (count, bytes) = of(&|key, blob| is_idle_fill(blob) && !is_pull(key));
     if count > 0 {
         let what = format!("{count} imports or derived values whose process died, {}", iec(bytes));
-        findings.advise(what, "the next command that opens the store frees them: model-cache df");
+        findings.advise(what, "the next command that opens the store frees them:\nmodel-cache df");
     }
     let is_doomed = |blob: &BlobRecord| matches!(blob.state, BlobState::Doomed | BlobState::Freeing);
     let (count, bytes) = of(&|_, blob| is_doomed(blob) && !is_held(blob.id));
     if count > 0 {
         let what = format!("{count} removed contents that nobody reads and that were not freed yet, {}", iec(bytes));
-        findings.advise(what, "model-cache gc frees them");
+        findings.advise(what, "model-cache gc");
     }
     let nameless =
         |key: &str, blob: &BlobRecord| blob.state == BlobState::Sealed && blob.names.is_empty() && !key.starts_with(key::DERIVED);
     let (count, bytes) = of(&nameless);
     if count > 0 {
-        findings.advise(format!("{count} contents that no file leads to, {}", iec(bytes)), "model-cache gc frees them");
+        findings.advise(format!("{count} contents that no file leads to, {}", iec(bytes)), "model-cache gc");
     }
     let ids: HashSet<u64> = records.blobs.iter().map(|(_, blob)| blob.id).collect();
     let stray = records.doomed.iter().filter(|id| !ids.contains(id)).count();
@@ -272,7 +287,7 @@ fn look_at_headers(folder: &Path, records: &Records, findings: &mut Findings<'_>
                 findings.problem(
                     ErrorKind::Integrity,
                     format!("no chunk lies where its record says: {CHUNKS_FOLDER} and {MANIFESTS_FOLDER} are of different stores, or moments"),
-                    "put both back from one backup",
+                    from_backup(),
                 );
             } else {
                 for (_, blob) in bad.iter().take(NAMED) {
@@ -351,11 +366,11 @@ fn look_at_readers(folder: &Path, findings: &mut Findings<'_>) {
     for (process, lag) in slots {
         if !Path::new(&format!("/proc/{process}")).exists() {
             let what = format!("process {process} died while it read records: what was freed since is not used again yet");
-            findings.advise(what, "the next command that writes clears it: model-cache gc");
+            findings.advise(what, "the next command that writes clears it:\nmodel-cache gc");
         } else if lag > OLD_TRANSACTIONS {
             let what =
                 format!("process {process} reads records as of {lag} transactions ago: what was freed since is not used again");
-            findings.warn(what, format!("end it, if it hangs: kill {process}"));
+            findings.warn(what, format!("end it, if it hangs:\nkill {process}"));
         }
     }
 }
@@ -370,7 +385,7 @@ fn look_at_space(folder: &Path, chunks: Option<EnvironmentInfo>, records: Option
     };
     let free = format!("{} of {} free on {}", iec(disk.free_bytes), iec(disk.total_bytes), disk.kind);
     if disk.free_bytes < 2 * BALLAST_BYTES {
-        let hint = "model-cache rm REPO, model-cache gc, or make room on that disk".to_owned();
+        let hint = "make room on that disk, or in the store:\nmodel-cache rm REPO\nmodel-cache gc";
         findings.problem(ErrorKind::NoSpace, format!("the disk is full: {free}"), hint);
     } else {
         findings.fine(free);
@@ -385,15 +400,15 @@ fn look_at_space(folder: &Path, chunks: Option<EnvironmentInfo>, records: Option
     }
     if let Some((files, left)) = disk.files.filter(|(_, left)| *left < FEW_FILES) {
         let what = format!("the disk can take {left} more files, of {files}: without any the store can't be opened");
-        findings.warn(what, format!("remove some: du --inodes -x {} shows where they are", shell_word("/")));
+        findings.warn(what, "remove some; where they are:\ndu --inodes -x /");
     }
-    let ballast = fs::symlink_metadata(folder.join("ballast")).map_or(0, |ballast| ballast.blocks() * 512);
+    let ballast = Ballast::new(folder.join("ballast"), BALLAST_BYTES).taken_bytes();
     if ballast >= BALLAST_BYTES {
         findings.fine(format!("ballast of {} is kept back for a full disk", iec(ballast)));
     } else {
         let what =
             format!("of the ballast that is kept back for a full disk {} are there, not {}", iec(ballast), iec(BALLAST_BYTES));
-        findings.advise(what, "the next command that opens the store takes it, with 32 MiB free: model-cache df");
+        findings.advise(what, "the next command that opens the store takes it, with 32 MiB free:\nmodel-cache df");
     }
     let (Some(chunks), Some(records)) = (chunks, records) else { return };
     let large = records.blobs.iter().map(|(_, blob)| blob).filter(|blob| !blob.is_inline());
@@ -408,7 +423,7 @@ fn look_at_space(folder: &Path, chunks: Option<EnvironmentInfo>, records: Option
             "{} of the store's data file belong to no file: left by a power loss, or by an older build",
             iec(unexplained)
         );
-        findings.warn(what, "model-cache gc frees chunks that belong to no file");
+        findings.warn(what, "model-cache gc");
     } else {
         findings.note(format!("{} of the store's data file are free, and kept for what is pulled next", iec(unexplained)));
     }
@@ -421,7 +436,7 @@ fn again(meta_key: &str) -> String {
             let path = shell_word(path.as_str());
             match repo.commit {
                 Some(_) => format!("model-cache rm {repo} {path} && model-cache pull {repo} --file {path}"),
-                None => format!("model-cache rm {repo} {path} --yes, then import it again"),
+                None => format!("remove it, then import it again:\nmodel-cache rm {repo} {path} --yes"),
             }
         }
         None => "model-cache verify".to_owned(),
@@ -431,7 +446,10 @@ fn again(meta_key: &str) -> String {
 fn mending(table: &str, key: &str) -> String {
     match table {
         "metadata" => again(key),
-        "blobs" => "model-cache ls fails with it: put the store back from a backup, or begin anew".to_owned(),
-        _ => "scan or pull the repo again".to_owned(),
+        _ => "model-cache repair".to_owned(),
     }
+}
+
+fn from_backup() -> String {
+    format!("restore a backup:\n{FROM_BACKUP}")
 }
