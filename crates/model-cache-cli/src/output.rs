@@ -5,7 +5,10 @@ use crate::{
     render,
 };
 use serde::Serialize;
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+};
 
 /// Whether stdout may be coloured.
 pub(crate) fn stdout_colour() -> bool {
@@ -29,13 +32,19 @@ pub(crate) fn dumb() -> bool {
 
 /// Columns of the terminal stdout is; `None` where it is none: lines are then as long as they are.
 pub(crate) fn stdout_width() -> Option<usize> {
-    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
-    Some(usize::from(width.0))
+    columns(io::stdout())
 }
 
 /// Columns of the terminal stderr is.
 pub(crate) fn stderr_width() -> usize {
-    terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| usize::from(width.0))
+    columns(io::stderr()).unwrap_or(80)
+}
+
+/// Columns of a terminal, whether or not it knows its rows too; of one that knows neither, what the environment says.
+fn columns(terminal: impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(terminal).ok()?;
+    let told = || std::env::var("COLUMNS").ok()?.parse().ok();
+    Some(usize::from(size.ws_col)).filter(|&columns| columns > 0).or_else(told)
 }
 
 /// Writes text that is data.

@@ -34,6 +34,9 @@ impl Glob {
 impl Globs {
     pub(crate) fn new(globs: &[String]) -> Result<Self> {
         let compile = |glob: &String| {
+            if glob.is_empty() {
+                return Err(Error::InvalidGlob { glob: String::new(), source: "it is empty, so it is no file's".into() });
+            }
             let matcher = GlobBuilder::new(glob).literal_separator(false).build();
             let matcher = matcher.map_err(|source| Error::InvalidGlob { glob: printable(glob), source: Box::new(source) })?;
             Ok(Glob { text: glob.clone(), matcher: matcher.compile_matcher() })
@@ -82,6 +85,8 @@ mod tests {
         assert!(!globs.matches("config.jsonl"));
         let repo = "a/b".parse().unwrap();
         assert!(globs.each_matches(&repo, None, ["x.json"].into_iter()).is_err());
-        assert!(Globs::new(&["[".into()]).is_err());
+        for bad in ["[", ""] {
+            assert!(matches!(Globs::new(&["*".into(), bad.into()]), Err(Error::InvalidGlob { glob, .. }) if glob == bad));
+        }
     }
 }

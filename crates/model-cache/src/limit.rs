@@ -17,6 +17,8 @@ use tokio::time::Instant;
 const SLOWEST: u64 = 1 << 10;
 /// The least memory budget: one connection's.
 pub(crate) const LEAST_BUDGET_BYTES: u64 = 8 << 20;
+/// A memory budget above this is a slip of the keyboard.
+const MOST_BUDGET_BYTES: u64 = 16 << 40;
 /// Time not used that is made up for: a wait for the disk, and what timers oversleep.
 const MADE_UP: Duration = Duration::from_millis(200);
 /// Nothing for so long is a pause, not a wait; none of it is made up for.
@@ -42,7 +44,7 @@ pub fn parse_rate(name: &'static str, text: &str) -> Result<u64> {
 /// The memory budget of a pull as people write it: bytes, or with units as [`parse_rate`] knows them.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] named `name` for anything else, and for less than 8 MiB.
+/// [`Error::InvalidOption`] named `name` for anything else, and for less than 8 MiB or more than 16 TiB.
 ///
 /// ```
 /// assert_eq!(tabagent_model_cache::parse_memory_budget("memory_budget", "24MiB").unwrap(), 24 << 20);
@@ -52,9 +54,10 @@ pub fn parse_memory_budget(name: &'static str, text: &str) -> Result<u64> {
     BUDGET.read(name, &text.trim().to_ascii_lowercase(), text)
 }
 
-/// What a number of bytes is for: the least that is accepted, and the words for what is not.
+/// What a number of bytes is for: the least and the most that is accepted, and the words for what is not.
 struct Amount {
     least: u64,
+    most: u64,
     too_little: &'static str,
     too_much: &'static str,
     no_number: &'static str,
@@ -62,6 +65,7 @@ struct Amount {
 
 const RATE: Amount = Amount {
     least: SLOWEST,
+    most: u64::MAX,
     too_little: "it must be at least 1 KiB a second; leave it out to have no limit",
     too_much: "no network is as fast; leave it out to have no limit",
     no_number: "it must be a number of bytes a second, with K, M, G or MiB, MB and so on: 10M, 1.5G",
@@ -69,6 +73,7 @@ const RATE: Amount = Amount {
 
 const BUDGET: Amount = Amount {
     least: LEAST_BUDGET_BYTES,
+    most: MOST_BUDGET_BYTES,
     too_little: "it must be at least 8 MiB",
     too_much: "no machine has as much memory; leave it out to have 40 MiB",
     no_number: "it must be a number of bytes, with K, M, G or MiB, MB and so on: 24M, 1.5G",
@@ -86,7 +91,11 @@ impl Amount {
 
     /// `bytes`, given as `text`.
     fn check(&self, name: &'static str, bytes: u64, text: &str) -> Result<u64> {
-        if bytes < self.least { refuse(name, text, self.too_little) } else { Ok(bytes) }
+        match bytes {
+            bytes if bytes < self.least => refuse(name, text, self.too_little),
+            bytes if bytes > self.most => refuse(name, text, self.too_much),
+            bytes => Ok(bytes),
+        }
     }
 }
 
@@ -124,7 +133,7 @@ pub(crate) fn check_rate(name: &'static str, bytes_per_second: u64, text: &str) 
 /// `bytes`, given as `text`.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] for less than 8 MiB.
+/// [`Error::InvalidOption`] for less than 8 MiB or more than 16 TiB.
 pub(crate) fn check_memory_budget(name: &'static str, bytes: u64, text: &str) -> Result<u64> {
     BUDGET.check(name, bytes, text)
 }

@@ -18,19 +18,13 @@ pub(super) async fn verify(
     digest: bool,
     cached: bool,
 ) -> Result<Code, Failure> {
-    let cache = match repo {
-        Some(_) => Some(cx.open_there().await?),
-        None => cx.open_if_there().await?,
-    };
-    let there = cache.is_some();
+    // Where there is none, nothing is known to be sound: who asks means another place.
+    let cache = cx.open_there().await?;
     let mut progress = Progress::begin(cx.global.progress);
     let (told, cancel) = (Some(progress.callback("verifying")), Some(cx.interrupt.token()));
     let options = VerifyOptions { digest, cached, progress: told, cancel };
     let started = Instant::now();
-    let result = match cache {
-        Some(cache) => cx.blocking(move || cache.verify(repo.as_deref(), &globs, &options)).await,
-        None => Ok(VerifyReport::default()),
-    };
+    let result = cx.blocking(move || cache.verify(repo.as_deref(), &globs, &options)).await;
     progress.end();
     let report = result?;
     if cx.global.json {
@@ -52,7 +46,7 @@ pub(super) async fn verify(
             "bad": bad,
             "bad_records": bad_records,
         }))?;
-    } else if there {
+    } else {
         tell(cx, &report, started, digest)?;
     }
     Ok(if report.is_sound() { Code::Done } else { Code::Integrity })

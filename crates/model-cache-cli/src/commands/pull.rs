@@ -10,7 +10,7 @@ use crate::{
 };
 use serde_json::json;
 use std::time::Duration;
-use tabagent_model_cache::{ModelCache, PullReport, RepoSpec};
+use tabagent_model_cache::{Error, ModelCache, PullReport, RepoSpec};
 
 /// What was asked for.
 pub(super) struct Wanted {
@@ -68,17 +68,20 @@ async fn run(cx: &Context, wanted: Wanted, network: Network, progress: &Progress
     }
 }
 
-/// What a pull that ended early leaves: the bytes that landed, counted where they are within `patience`, and those it was to bring.
-async fn kept(cache: &ModelCache, spec: &RepoSpec, progress: &Progress, patience: Duration) -> Option<(u64, u64)> {
+/// What a pull that ended early leaves: the bytes that landed, if they could be counted within `patience`, and those it was to bring.
+async fn kept(cache: &ModelCache, spec: &RepoSpec, progress: &Progress, patience: Duration) -> Option<(Option<u64>, u64)> {
     let (commit, total_bytes) = progress.started()?;
     let (paths, cache) = (progress.paths(), cache.clone());
     let at = format!("{}@{commit}", spec.repo);
     let counted = tokio::task::spawn_blocking(move || {
-        let files = cache.files(&at).ok()?.into_iter().next()?.files;
+        let files = match cache.files(&at) {
+            Err(Error::NotInStore { .. }) => return Some(0),
+            files => files.ok()?.into_iter().next()?.files,
+        };
         Some(files.iter().filter(|file| paths.contains(file.path.as_str())).map(|file| file.landed_bytes).sum::<u64>())
     });
     let counted = tokio::time::timeout(patience, counted).await;
-    Some((counted.ok().and_then(Result::ok).flatten().unwrap_or(0), total_bytes))
+    Some((counted.ok().and_then(Result::ok).flatten(), total_bytes))
 }
 
 /// `failure`, with what it leaves.
@@ -86,8 +89,8 @@ async fn failed(failure: Failure, cache: &ModelCache, spec: &RepoSpec, progress:
     let Some((kept_bytes, total_bytes)) = kept(cache, spec, progress, Duration::from_secs(2)).await else { return failure };
     let failure = failure.field("kept_bytes", kept_bytes).field("total_bytes", total_bytes);
     match kept_bytes {
-        0 => failure,
-        kept => failure.detail(format!("kept {}; the same command goes on from there", of(kept, total_bytes))),
+        None | Some(0) => failure,
+        Some(kept) => failure.detail(format!("kept {}; the same command goes on from there", of(kept, total_bytes))),
     }
 }
 
@@ -101,8 +104,9 @@ async fn interrupted(cx: &Context, cache: &ModelCache, spec: &RepoSpec, progress
     let kept = kept(cache, spec, progress, Duration::from_millis(100)).await;
     let Some((kept_bytes, total_bytes)) = kept else { return cx.interrupt.failure() };
     let message = match kept_bytes {
-        0 => format!("interrupted: nothing of {} landed yet", render::size(total_bytes)),
-        kept => format!("interrupted: kept {}", of(kept, total_bytes)),
+        Some(0) => format!("interrupted: nothing of {} landed yet", render::size(total_bytes)),
+        Some(kept) => format!("interrupted: kept {}", of(kept, total_bytes)),
+        None => format!("interrupted: what landed of {} is kept", render::size(total_bytes)),
     };
     Failure::new(cx.interrupt.code(), message)
         .hint("the same command goes on from there")

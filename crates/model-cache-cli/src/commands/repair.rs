@@ -12,25 +12,17 @@ use std::collections::BTreeSet;
 use tabagent_model_cache::{DamagedFile, ErrorKind, RepairOutcome, RepairReport};
 
 pub(super) async fn repair(cx: &Context, repo: Option<String>, dry_run: bool) -> Result<Code, Failure> {
-    let cache = match repo {
-        Some(_) => Some(cx.open_there().await?),
-        None => cx.open_if_there().await?,
-    };
-    let there = cache.is_some();
+    // Where there is none, nothing is known to be sound: who asks means another place.
+    let cache = cx.open_there().await?;
     let mut progress = Progress::begin(cx.global.progress);
-    let result = match cache {
-        Some(cache) => {
-            let repair = cache.repair(repo.as_deref()).dry_run(dry_run).cancel_token(cx.interrupt.token());
-            let repair = repair.on_check(Some(progress.callback("checking"))).on_fetch(Some(progress.callback("fetching")));
-            cx.task(repair.run()).await
-        }
-        None => Ok(RepairReport::default()),
-    };
+    let repair = cache.repair(repo.as_deref()).dry_run(dry_run).cancel_token(cx.interrupt.token());
+    let repair = repair.on_check(Some(progress.callback("checking"))).on_fetch(Some(progress.callback("fetching")));
+    let result = cx.task(repair.run()).await;
     progress.end();
     let report = result?;
     if cx.global.json {
         output::json(&document(&report, dry_run))?;
-    } else if there {
+    } else {
         tell(cx, &report, dry_run)?;
     }
     Ok(code(&report))
