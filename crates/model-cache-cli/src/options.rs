@@ -25,7 +25,7 @@ pub(crate) fn given(global: &Global) -> String {
 
 /// `hint`, its commands with the options this one was given.
 pub(crate) fn into_hint(hint: &str) -> String {
-    debug_assert!(is_pastable(hint), "no command stands alone on its line: {hint}");
+    debug_assert!(is_pastable(hint), "a command does not stand alone on its line: {hint}");
     insert(hint, GIVEN.get().map_or("", String::as_str))
 }
 
