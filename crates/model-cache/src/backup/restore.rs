@@ -553,14 +553,15 @@ fn beside(store: &Path) -> PathBuf {
     store.with_file_name(name)
 }
 
-/// What a restore to `store` is building, or left behind when it was killed, and the processes that are at it, as far as this one may look.
-/// The next restore takes it away.
-pub(crate) fn leftover(store: &Path) -> Option<(PathBuf, Vec<u32>)> {
+/// What a restore to `store` is building, or left behind when it was killed, and whether one is at it now. The next restore takes it away.
+pub(crate) fn leftover(store: &Path) -> Option<(PathBuf, bool)> {
     let folder = beside(&fs::canonicalize(store).or_else(|_| std::path::absolute(store)).ok()?);
     let mut entries = fs::read_dir(&folder).ok()?;
     let is_own = |name: OsString| [LOCK, STORE].iter().chain(&PROBES).any(|own| name == **own);
     let is_ours = entries.all(|entry| entry.is_ok_and(|entry| is_own(entry.file_name())));
-    is_ours.then(|| (folder.clone(), FileLock::holders(&folder.join(LOCK))))
+    // Asked of the kernel: who is at it may be in another PID namespace.
+    let is_at_work = || matches!(FileLock::try_shared(&folder.join(LOCK)), Ok(None));
+    is_ours.then(|| (folder.clone(), is_at_work()))
 }
 
 /// Small files on their way into a store: sealed many at a time, since each transaction waits for the disk.

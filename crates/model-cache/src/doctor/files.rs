@@ -79,14 +79,16 @@ pub(super) fn examine(folder: &Path, findings: &mut Findings<'_>) -> bool {
 
 /// What a restore of this store needs for a while, or left beside it when it was killed.
 pub(super) fn look_beside(store: &Path, findings: &mut Findings<'_>) {
-    let Some((folder, processes)) = backup::leftover(store) else { return };
+    let Some((folder, is_at_work)) = backup::leftover(store) else { return };
     let size = storage::allocated_bytes(&folder).map_or_else(|_| "of unknown size".to_owned(), iec);
-    match processes.first() {
-        Some(process) => findings.note(format!("process {process} restores a store here: {} ({size})", folder.display())),
-        None => findings.warn(
-            format!("{} ({size}) is what a restore that did not end left; nothing needs it", folder.display()),
+    let shown = folder.display();
+    if is_at_work {
+        findings.note(format!("a restore is building a store at {shown} ({size})"));
+    } else {
+        findings.warn(
+            format!("{shown} ({size}) is what a restore that did not end left; nothing needs it"),
             format!("the next restore to this place takes it away; or:\nrm -r {}", shell_word(&folder.to_string_lossy())),
-        ),
+        );
     }
 }
 
