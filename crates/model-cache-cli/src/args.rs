@@ -290,9 +290,12 @@ Unfinished downloads are left out. An interrupted backup does not count, and the
     Backup {
         /// The folder of the backup: an empty one, one to be made, or that of the last time; not on a FAT disk if a file has 4 GiB or more
         dir: PathBuf,
-        /// How many snapshots to keep, this one included; older ones go once this one is whole
+        /// How many snapshots of this store to keep, this one included; older ones go once this one is whole
         #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u64>, default_value_t = BackupOptions::default().keep)]
         keep: u64,
+        /// Let snapshots of other stores go too, as --keep says
+        #[arg(long)]
+        drop_others: bool,
         /// Read what is in DIR already too, and copy anew what is damaged
         #[arg(long)]
         recheck: bool,

@@ -1374,6 +1374,10 @@ fn a_store_is_backed_up_checked_and_restored_with_the_promised_documents_and_exi
     assert_eq!(imported.code, 0, "{imported:?}");
     let warned = machine.run(["backup", backup, "--keep", "1", "--store", strange.to_str().unwrap()]);
     assert!(warned.code == 0 && warned.err.contains("no older snapshot was dropped: is this the right store?"), "{warned:?}");
+    let again = machine.run(["backup", backup, "--keep", "1", "--store", strange.to_str().unwrap()]);
+    assert!(again.code == 0 && again.err.contains("Snapshots of another store stay: "), "{again:?}");
+    assert!(again.err.contains("hint: --drop-others drops them as --keep says") && !again.err.contains("warning"), "{again:?}");
+    assert_eq!(machine.run(["restore", backup, "--check", "--snapshot", "3"]).code, 0, "of the right store");
     assert_eq!(machine.run(["rm", "me/b", "--yes", "--store", strange.to_str().unwrap()]).code, 0);
     let refused = machine.run(["backup", backup, "--keep", "1", "--store", strange.to_str().unwrap()]);
     assert!(

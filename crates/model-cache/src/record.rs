@@ -29,8 +29,8 @@ pub(crate) const BLOBS: Table<BlobRecord> = Table::new("blobs");
 pub(crate) const MANIFESTS: Table<ManifestEntry> = Table::new("manifests");
 pub(crate) const REFS: Table<RefRecord> = Table::new("refs");
 pub(crate) const ACCESS: Table<AccessRecord> = Table::new("access");
-/// `format` (u32), `next_blob_id` (u64) and `doomed:<id>` (a blob's key), as plain little-endian bytes, so that any later
-/// version can read what any earlier one wrote.
+/// `format` (u32), `next_blob_id` (u64), `doomed:<id>` (a blob's key) and, of a store that was backed up, `id` (32 hex digits), as plain
+/// little-endian bytes, so that any later version can read what any earlier one wrote.
 pub(crate) const STORE: Table<[u8]> = Table::new("store");
 
 pub(crate) const TABLES: [&str; 7] =

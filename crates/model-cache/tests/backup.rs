@@ -441,12 +441,73 @@ fn an_empty_store_and_another_one_take_nothing_from_a_backup() {
     let error = empty.backup(&backup, &BackupOptions { keep: 1, ..BackupOptions::default() }).unwrap_err();
     assert!(matches!(error, Error::EmptyStore { snapshot: 2, files: 1, .. }), "{error:?}");
     assert_eq!(names(&backup.join("snapshots")), ["2.json", "2.sha256"]);
-    let report = back_up(&wrong, &backup, 1);
-    assert_eq!((report.another_store, report.dropped_snapshots), (true, vec![]));
-    assert!(restored(&backup, Some(2)) == good);
-    // Meant so, the next one is as any.
-    let report = back_up(&wrong, &backup, 1);
-    assert_eq!((report.another_store, report.dropped_snapshots), (false, vec![2, 3]));
+    // Nor by being backed up again and again, by each build, whatever else the two have in common.
+    import(&wrong, "me/a", "x", &bytes(1, 100_000));
+    for n in 3..6 {
+        let report = back_up(&wrong, &backup, 1);
+        let dropped = if n == 3 { vec![] } else { vec![n - 1] };
+        assert_eq!((report.another_store, report.other_snapshots, report.dropped_snapshots), (n == 3, vec![2], dropped));
+        assert!(restored(&backup, Some(2)) == good);
+    }
+    // The right one again drops its own alone.
+    let report = back_up(&right, &backup, 1);
+    assert_eq!((report.another_store, report.other_snapshots, report.dropped_snapshots), (true, vec![5], vec![2]));
+    assert_eq!(check(&backup, Some(5)).unwrap().bad, []);
+    // Told so, it drops the others', and what only they need.
+    let options = BackupOptions { keep: 1, drop_others: true, ..BackupOptions::default() };
+    let report = right.backup(&backup, &options).unwrap();
+    assert_eq!((report.other_snapshots, report.dropped_snapshots, report.dropped_bytes), (vec![], vec![5, 6], 100_000));
+    assert!(restored(&backup, None) == good);
+}
+
+#[test]
+fn a_store_that_was_restored_goes_on_with_the_snapshots_of_the_one_it_was_made_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, backup, copy) = (dir.path().join("store"), dir.path().join("backup"), dir.path().join("copy"));
+    let cache = local(&store);
+    import(&cache, "me/a", "x", &bytes(1, 100_000));
+    back_up(&cache, &backup, 1);
+    restore(&backup, &copy, None).unwrap();
+    let cache = local(&copy);
+    // All of it new: kept once more, as of any store, and no other store's.
+    cache.delete_model("me/a").unwrap();
+    import(&cache, "me/b", "y", &bytes(2, 100_000));
+    for (dropped, all_is_new) in [(vec![], true), (vec![1, 2], false)] {
+        let report = back_up(&cache, &backup, 1);
+        assert_eq!((report.other_snapshots, report.dropped_snapshots, report.another_store), (vec![], dropped, all_is_new));
+    }
+}
+
+/// Writes a snapshot's document as builds that knew no ids of stores did.
+fn without_store_id(backup: &Path, number: u64) {
+    let (document, sums) = (backup.join(format!("snapshots/{number}.json")), backup.join(format!("snapshots/{number}.sha256")));
+    let text = fs::read_to_string(&document).unwrap();
+    let lines: Vec<_> = text.lines().filter(|line| !line.starts_with("  \"store\": ")).collect();
+    assert_eq!(lines.len() + 1, text.lines().count());
+    fs::write(&document, lines.join("\n") + "\n").unwrap();
+    let rest = fs::read_to_string(&sums).unwrap().split_once('\n').unwrap().1.to_owned();
+    let own = sha256sum(&document).replace("sha256:", "");
+    fs::write(&sums, format!("{own}  snapshots/{number}.json\n{rest}")).unwrap();
+}
+
+#[test]
+fn a_backup_of_a_build_that_knew_no_ids_of_stores_is_read_and_its_snapshots_go_where_they_share_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup = dir.path().join("backup");
+    let [right, wrong] = ["right", "wrong"].map(|name| local(&dir.path().join(name)));
+    import(&right, "me/a", "x", &bytes(1, 100_000));
+    import(&wrong, "me/b", "y", &bytes(2, 100_000));
+    let good = files(&right);
+    back_up(&right, &backup, 1);
+    without_store_id(&backup, 1);
+    assert_eq!(check(&backup, None).unwrap().bad, []);
+    for _ in 0..2 {
+        assert_eq!(back_up(&wrong, &backup, 1).other_snapshots, [1]);
+        assert!(restored(&backup, Some(1)) == good);
+    }
+    import(&right, "me/a", "more", &bytes(3, 100_000));
+    let report = back_up(&right, &backup, 1);
+    assert_eq!((report.other_snapshots, report.dropped_snapshots), (vec![3], vec![1]));
 }
 
 #[test]

@@ -15,11 +15,11 @@ use std::{
 };
 use tabagent_model_cache::{BackupCheck, BackupOptions, BackupReport, CheckOptions, Error, LeftOut, ModelCache, RestoreOptions};
 
-pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, recheck: bool) -> Result<Code, Failure> {
+pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, drop_others: bool, recheck: bool) -> Result<Code, Failure> {
     let cache = cx.open_there().await?;
     let mut progress = Progress::begin(cx.global.progress);
     let (told, cancel) = (Some(progress.callback("backing up")), Some(cx.interrupt.token()));
-    let options = BackupOptions { keep, recheck, progress: told, cancel };
+    let options = BackupOptions { keep, drop_others, recheck, progress: told, cancel };
     let (started, to) = (Instant::now(), dir.clone());
     let result = cx.blocking(move || cache.backup(&to, &options)).await;
     progress.end();
@@ -42,6 +42,7 @@ pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, recheck: bool)
             "left_out": left_out(&report.left_out),
             "unfinished": report.unfinished,
             "another_store": report.another_store,
+            "other_snapshots": report.other_snapshots,
             "dropped_snapshots": report.dropped_snapshots,
             "dropped_bytes": report.dropped_bytes,
             "damaged_snapshots": report.damaged_snapshots,
@@ -72,16 +73,25 @@ fn tell(cx: &Context, report: &BackupReport, dir: &Path, started: Instant) -> Re
         cx.warn(&format!("{files} left out: {named}"));
     }
     if !report.damaged_snapshots.is_empty() {
-        let numbers: Vec<_> = report.damaged_snapshots.iter().map(u64::to_string).collect();
-        cx.warn(&format!("snapshots are damaged: {}; what they need is not known, and nothing was dropped", numbers.join(", ")));
-        cx.suggest(&format!("model-cache restore {} --check --snapshot {}", shown(dir), numbers[0]));
+        let numbers = listed(&report.damaged_snapshots);
+        cx.warn(&format!("snapshots are damaged: {numbers}; what they need is not known, and nothing was dropped"));
+        cx.suggest(&format!("model-cache restore {} --check --snapshot {}", shown(dir), report.damaged_snapshots[0]));
     }
     if report.another_store {
-        cx.warn(
-            "nothing of the newest snapshot before is in this one, so no older snapshot was dropped: is this the right store? \
-             If it is, the next backup drops them as --keep says",
-        );
+        cx.warn(match report.other_snapshots.is_empty() {
+            false => {
+                "the newest snapshot before is of another store, of which no older snapshot was dropped: is this the right store?"
+            }
+            true => {
+                "nothing of the newest snapshot before is in this one, so no older snapshot was dropped: is this the right store? \
+                 If it is, the next backup drops them as --keep says"
+            }
+        });
         cx.suggest("--store or MODEL_CACHE_HOME names another store");
+    }
+    if !report.other_snapshots.is_empty() {
+        cx.say(&format!("Snapshots of another store stay: {}", listed(&report.other_snapshots)));
+        cx.suggest("--drop-others drops them as --keep says");
     }
     show_left_out(cx, &report.left_out)?;
     if !report.left_out.is_empty() {
@@ -219,6 +229,10 @@ fn show_left_out(cx: &Context, left_out: &[LeftOut]) -> Result<(), Failure> {
         table.row([left.repo.as_str().into(), path.into(), Cell::styled(&left.reason, Style::Bad)]);
     }
     output::text(&table.render(output::stdout_width(), cx.paint()))
+}
+
+fn listed(snapshots: &[u64]) -> String {
+    snapshots.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A folder as a word of a command.

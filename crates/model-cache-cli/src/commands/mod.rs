@@ -36,7 +36,7 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Import { repo, path } => folder::import(cx, repo, path).await,
         Command::Warm { repo, file, quant } => warm::warm(cx, repo, quant, file).await,
         Command::Verify { repo, glob, digest, cached } => check::verify(cx, repo, glob, digest, cached).await,
-        Command::Backup { dir, keep, recheck } => backup::backup(cx, dir, keep, recheck).await,
+        Command::Backup { dir, keep, drop_others, recheck } => backup::backup(cx, dir, keep, drop_others, recheck).await,
         Command::Restore { dir, snapshot, check: true, .. } => backup::check(cx, dir, snapshot).await,
         Command::Restore { dir, to, replace, snapshot, check: false } => backup::restore(cx, dir, to, replace, snapshot).await,
         Command::Repair { repo, dry_run } => repair::repair(cx, repo, dry_run).await,

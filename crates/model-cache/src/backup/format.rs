@@ -65,6 +65,9 @@ pub(super) struct Document {
     /// What wrote it.
     pub(super) program: String,
     pub(super) created_unix_ms: i64,
+    /// The store's id. None of one that could not be given any, nor in documents of builds that knew none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) store: Option<String>,
     pub(super) blobs: Vec<Blob>,
     pub(super) files: Vec<File>,
     pub(super) refs: Vec<Reference>,
@@ -207,6 +210,22 @@ impl Document {
         self.blobs.iter().map(|blob| blob.size_bytes).sum()
     }
 
+    /// Whether `older` is of the same store: its id says so, or, where one of them has none, content that is in both. Nothing is lost with one
+    /// that has no files: it is anybody's.
+    pub(super) fn is_of_store_of(&self, older: &Self) -> bool {
+        match (&self.store, &older.store) {
+            _ if older.blobs.is_empty() => true,
+            (Some(own), Some(other)) => own == other,
+            _ => self.shares_with(older),
+        }
+    }
+
+    /// Whether any content is in both.
+    pub(super) fn shares_with(&self, other: &Self) -> bool {
+        let own: HashSet<_> = self.blobs.iter().map(|blob| blob.digest).collect();
+        other.blobs.iter().any(|blob| own.contains(&blob.digest))
+    }
+
     /// The names of each content, as people know them.
     pub(super) fn names(&self) -> HashMap<Digest, Vec<String>> {
         let mut names: HashMap<_, Vec<_>> = HashMap::new();
@@ -232,6 +251,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Document, String> {
         return Err(format!("it has format {}; this program reads format {FORMAT}", head.format));
     }
     let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if let Some(store) = document.store.as_deref().filter(|store| !is_store_id(store)) {
+        return Err(format!("\"{}\" is no id of a store", printable(store)));
+    }
     let mut blobs = BTreeMap::new();
     let mut total_bytes = 0u64;
     for blob in &document.blobs {
@@ -275,6 +297,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Document, String> {
     Ok(document)
 }
 
+/// Whether this is an id as stores have them: 32 hex digits.
+fn is_store_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,6 +315,7 @@ mod tests {
             format: FORMAT,
             program: "test".to_owned(),
             created_unix_ms: 5,
+            store: Some("0123456789abcdef".repeat(2)),
             blobs: vec![Blob {
                 digest,
                 size_bytes: 6 << 20,
@@ -336,7 +364,8 @@ mod tests {
     #[test]
     fn a_document_that_lies_about_itself_or_leads_elsewhere_is_refused_with_what_is_wrong() {
         type Lie = fn(&mut serde_json::Value);
-        let lies: [(Lie, &str); 12] = [
+        let lies: [(Lie, &str); 13] = [
+            (|d| d["store"] = "../x".into(), "no id of a store"),
             (|d| d["format"] = 2.into(), "format 2"),
             (|d| d["files"][0]["path"] = "../../etc/passwd".into(), "not a file path"),
             (|d| d["files"][0]["path"] = "/etc/passwd".into(), "not a file path"),
@@ -362,6 +391,33 @@ mod tests {
         let mut twice = document();
         twice.blobs.push(twice.blobs[0].clone());
         assert!(parse(&twice.encode()).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn documents_are_of_one_store_by_its_id_or_where_there_is_none_by_what_they_share() {
+        let of = |store: Option<u8>, content: Option<u8>| {
+            let mut made = document();
+            made.store = store.map(|n| format!("{n:032x}"));
+            made.blobs[0].digest = Digest::Sha256([content.unwrap_or_default(); 32]);
+            made.blobs.truncate(content.iter().len());
+            made
+        };
+        let new = of(Some(1), Some(1));
+        for (older, same) in [
+            (of(Some(1), Some(2)), true),
+            (of(Some(2), Some(1)), false),
+            (of(None, Some(1)), true),
+            (of(None, Some(2)), false),
+            (of(Some(2), None), true),
+        ] {
+            assert_eq!(new.is_of_store_of(&older), same, "{:?}", older.store);
+        }
+        // As builds that knew no ids wrote it.
+        let mut old: serde_json::Value = serde_json::from_slice(&new.encode()).unwrap();
+        old.as_object_mut().unwrap().remove("store");
+        old["files"][0]["digest"] = new.blobs[0].digest.to_string().into();
+        assert_eq!(parse(&serde_json::to_vec(&old).unwrap()).unwrap().store, None);
+        assert!(!of(None, Some(1)).encode().windows(7).any(|bytes| bytes == b"\"store\""));
     }
 
     #[test]

@@ -45,9 +45,12 @@ const CHECK_BYTES: usize = 256 << 10;
 /// How to back up.
 #[derive(Clone)]
 pub struct BackupOptions {
-    /// How many snapshots the backup has afterwards, this one included; older ones go, once this one is whole, and what only they need.
-    /// Default: 2, so that what was removed from the store by mistake outlives the next backup.
+    /// How many snapshots of this store the backup has afterwards, this one included; older ones go, once this one is whole, and what only
+    /// they need. Default: 2, so that what was removed from the store by mistake outlives the next backup.
     pub keep: u64,
+    /// Whether snapshots of other stores count, and go, as this one's do. Default: no; they stay, so that a wrong store that is backed up
+    /// takes nothing away, however often.
+    pub drop_others: bool,
     /// Whether what is in the backup already is read and checked again, and copied anew where it is damaged; what the store can't replace
     /// loses its name, so that no later backup takes it for good. Default: no; it is taken for what its name says, if its size agrees.
     pub recheck: bool,
@@ -59,7 +62,7 @@ pub struct BackupOptions {
 
 impl Default for BackupOptions {
     fn default() -> Self {
-        Self { keep: 2, recheck: false, progress: None, cancel: None }
+        Self { keep: 2, drop_others: false, recheck: false, progress: None, cancel: None }
     }
 }
 
@@ -81,9 +84,11 @@ pub struct BackupReport {
     pub left_out: Vec<LeftOut>,
     /// Files that were begun in the store and are not complete, so not in it.
     pub unfinished: Vec<String>,
-    /// Whether nothing of the newest snapshot before is in this one, as where another store was backed up. Then no older one was dropped;
-    /// the next backup drops them.
+    /// Whether the newest snapshot before is of another store, or nothing of it is in this one. Where all of this store is new, no older one
+    /// of it was dropped; the next backup drops those.
     pub another_store: bool,
+    /// Numbers of the older snapshots that are of other stores. They stay, and what they need, unless [`BackupOptions::drop_others`] is set.
+    pub other_snapshots: Vec<u64>,
     /// Numbers of the snapshots that are gone now. None while anything is left out.
     pub dropped_snapshots: Vec<u64>,
     /// Bytes of content that went with them.
@@ -140,8 +145,7 @@ impl ModelCache {
                 let (store, path, files) = (self.store().folder().to_owned(), to.to_owned(), newest.files.len() as u64);
                 return Err(Error::EmptyStore { store, path, snapshot, files });
             }
-            let digests: HashSet<_> = document.blobs.iter().map(|blob| blob.digest).collect();
-            run.report.another_store = newest.blobs.iter().all(|blob| !digests.contains(&blob.digest));
+            run.report.another_store = !document.is_of_store_of(newest) || !document.shares_with(newest);
         }
         folder.finish_snapshot(run.report.snapshot, &document)?;
         run.drop_old(&document, &old)?;
@@ -354,6 +358,7 @@ impl Run<'_> {
             format: format::FORMAT,
             program: format!("model-cache {}", env!("CARGO_PKG_VERSION")),
             created_unix_ms: now_unix_ms(),
+            store: self.store_id(),
             blobs: Vec::new(),
             files: Vec::new(),
             refs: Vec::new(),
@@ -400,6 +405,11 @@ impl Run<'_> {
         Ok(document)
     }
 
+    /// What snapshots of this store are told by. A store that can't be written to is backed up all the same.
+    fn store_id(&self) -> Option<String> {
+        self.store.id().inspect_err(|error| tracing::warn!(error = %error.chain(), "the store gets no id for its backups")).ok()
+    }
+
     /// The SHA-256 of content that is in the backup, where it is named otherwise.
     fn sha256(&self, digest: &Digest) -> Result<Option<Digest>> {
         let Digest::GitSha1(_) = digest else { return Ok(None) };
@@ -414,13 +424,16 @@ impl Run<'_> {
     fn drop_old(&mut self, new: &format::Document, old: &[(u64, Old)]) -> Result<()> {
         let damaged = old.iter().filter(|(_, read)| read.is_err());
         self.report.damaged_snapshots = damaged.map(|(number, _)| *number).collect();
-        if !self.report.left_out.is_empty() || self.report.another_store {
+        let whole = old.iter().filter_map(|(number, read)| Some((*number, read.as_ref().ok()?)));
+        let (own, others): (Vec<_>, Vec<_>) = whole.partition(|(_, older)| self.options.drop_others || new.is_of_store_of(older));
+        self.report.other_snapshots = others.iter().map(|(number, _)| *number).collect();
+        let all_is_new = own.last().is_some_and(|(_, newest)| !newest.files.is_empty() && !new.shares_with(newest));
+        if !self.report.left_out.is_empty() || (all_is_new && !self.options.drop_others) {
             // An older snapshot may have what is missing here.
             return Ok(());
         }
-        let whole: Vec<_> = old.iter().filter_map(|(number, read)| Some((*number, read.as_ref().ok()?))).collect();
-        let kept = whole.len().min(usize::try_from(self.options.keep - 1).unwrap_or(usize::MAX));
-        let (gone, kept) = whole.split_at(whole.len() - kept);
+        let kept = own.len().min(usize::try_from(self.options.keep - 1).unwrap_or(usize::MAX));
+        let (gone, kept) = own.split_at(own.len() - kept);
         for (number, _) in gone {
             self.folder.drop_snapshot(*number)?;
             self.report.dropped_snapshots.push(*number);
@@ -432,7 +445,7 @@ impl Run<'_> {
             tracing::warn!(snapshots = ?self.report.damaged_snapshots, "snapshots are damaged: what only they need is not known, and stays");
             return Ok(());
         }
-        let documents = kept.iter().map(|(_, document)| *document).chain([new]);
+        let documents = kept.iter().chain(&others).map(|(_, document)| *document).chain([new]);
         let used: HashSet<Digest> = documents.flat_map(|document| document.blobs.iter().map(|blob| blob.digest)).collect();
         self.report.dropped_bytes = self.folder.drop_blobs(|digest| used.contains(digest))?.1;
         Ok(())

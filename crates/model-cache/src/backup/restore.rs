@@ -478,6 +478,7 @@ impl Building {
         }
         small.seal()?;
         store.put_restored(&Restored {
+            store: document.store.clone(),
             names: document.files.iter().map(|file| (file.repo.clone(), file.path.clone(), file.created_unix_ms)).collect(),
             blobs: document.blobs.iter().map(|blob| (blob.digest, blob.created_unix_ms, blob.last_used_unix_ms)).collect(),
             refs: document.refs.iter().map(super::format::Reference::record).collect(),

@@ -14,6 +14,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, RandomState},
     sync::Arc,
     thread,
     time::Duration,
@@ -150,9 +151,33 @@ impl Store {
         Ok(taken)
     }
 
+    /// What tells this store from any other, in backups of it: 32 hex digits, chosen when they are first asked for. A store that is restored
+    /// has those of the one that was backed up.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] and [`Error::NoSpace`] where it has none yet and can't be written to.
+    pub(crate) fn id(&self) -> Result<String> {
+        let reading = || "could not read the store's id".to_owned();
+        let stored = || self.begin_read()?.get_bytes(&STORE, "id").attempted(reading);
+        if let Some(id) = stored()? {
+            return Ok(String::from_utf8_lossy(&id).into_owned());
+        }
+        // Each has other keys of the system's giving, and SipHash spreads them.
+        let random = || RandomState::new().hash_one(0u8);
+        let id = format!("{:016x}{:016x}", random(), random());
+        let txn = self.begin_write()?;
+        let is_new = txn.insert_bytes(&STORE, "id", id.as_bytes()).attempted(writing)?;
+        self.commit(txn)?;
+        // Else another process was first.
+        if is_new { Ok(id) } else { self.id() }
+    }
+
     /// Writes down what a restore brings besides content, whose names are here by now: refs, manifests, and when what was made and used.
     pub(crate) fn put_restored(&self, restored: &Restored) -> Result<()> {
         let txn = self.begin_write()?;
+        if let Some(id) = &restored.store {
+            txn.put_bytes(&STORE, "id", id.as_bytes()).attempted(writing)?;
+        }
         for (repo, path, created_unix_ms) in &restored.names {
             let meta_key = key::meta(repo, path);
             let Some(mut metadata) = txn.get(&METADATA, &meta_key).attempted(writing)? else { continue };
@@ -180,6 +205,8 @@ impl Store {
 
 /// What a restore brings besides content.
 pub(crate) struct Restored {
+    /// The id of the store that was backed up, if it had one.
+    pub(crate) store: Option<String>,
     /// When each name was made.
     pub(crate) names: Vec<(PinnedRepo, FilePath, i64)>,
     /// When each content came, and was last used, if ever.
