@@ -77,8 +77,8 @@ fn create_file(path: &Path) -> io::Result<Option<File>> {
     // Neither the end of a link nor a file another process made is opened by this.
     match File::options().read(true).write(true).create_new(true).mode(0o600).open(path) {
         Ok(file) => {
-            if shared {
-                // Past the umask, which would take from the group what it was promised.
+            // Past the umask, which would take from the group what it was promised. FAT has modes of the mount's, which can't be changed.
+            if shared && file.metadata()?.mode() & 0o660 != 0o660 {
                 file.set_permissions(Permissions::from_mode(0o660))?;
             }
             Ok(Some(file))

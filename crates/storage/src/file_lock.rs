@@ -1,17 +1,15 @@
 //! A lock on a whole file, that dies with its process: [`FileLock`].
 
 use crate::{
+    disk::open_file,
     error::{Error, Result},
     lease::{holders, is_at, range, set},
 };
 use nix::{
-    fcntl::{FcntlArg, fcntl},
+    fcntl::{FcntlArg, OFlag, fcntl},
     libc,
 };
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, io, os::unix::fs::OpenOptionsExt, path::Path};
 
 /// A lock on all of a file, leases in it included: an open-file-description lock, as a [`Lease`](crate::Lease) is one.
 ///
@@ -23,14 +21,18 @@ pub struct FileLock {
 }
 
 impl FileLock {
-    /// Locks the file at `path`, created where missing, against everybody; `None` while anybody has locked any of it.
+    /// Locks the file at `path`, created where missing, for those its folder is for, against everybody; `None` while anybody has locked any
+    /// of it.
     ///
     /// # Errors
-    /// [`Error::Io`], also where the file system knows no locks.
+    /// [`Error::NotOurs`] for a link, and whatever else is no plain file; [`Error::Io`], also where the file system knows no locks.
     pub fn try_exclusive(path: &Path) -> Result<Option<Self>> {
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        Self::try_lock(path, &options, libc::F_WRLCK)
+        // The file is a store's or not: what can't be written is told as any file.
+        let open = || match open_file(path, "open") {
+            Err(Error::ReadOnly { source, .. }) => Err(open_error(path, source)),
+            opened => opened,
+        };
+        Self::try_lock(path, &open, libc::F_WRLCK)
     }
 
     /// Locks the file at `path` against those who want it to themselves; `None` while somebody has it. Needs to read it alone.
@@ -38,7 +40,11 @@ impl FileLock {
     /// # Errors
     /// [`Error::Io`], also if there is no such file.
     pub fn try_shared(path: &Path) -> Result<Option<Self>> {
-        Self::try_lock(path, File::options().read(true), libc::F_RDLCK)
+        let open = || {
+            let opened = File::options().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path);
+            opened.map_err(|source| open_error(path, source))
+        };
+        Self::try_lock(path, &open, libc::F_RDLCK)
     }
 
     /// The processes that have locked any of the file at `path`, as far as this one may look. Walks `/proc`: for messages to people.
@@ -46,10 +52,9 @@ impl FileLock {
         holders(path, &|_| true)
     }
 
-    fn try_lock(path: &Path, options: &std::fs::OpenOptions, kind: i32) -> Result<Option<Self>> {
+    fn try_lock(path: &Path, open: &dyn Fn() -> Result<File>, kind: i32) -> Result<Option<Self>> {
         loop {
-            let opened = options.open(path);
-            let file = opened.map_err(|source| Error::Io { action: "open", path: PathBuf::from(path), source })?;
+            let file = open()?;
             if !set(path, &file, kind, 0, 0)? {
                 return Ok(None);
             }
@@ -59,6 +64,10 @@ impl FileLock {
             }
         }
     }
+}
+
+fn open_error(path: &Path, source: io::Error) -> Error {
+    Error::Io { action: "open", path: path.to_owned(), source }
 }
 
 impl Drop for FileLock {
@@ -89,6 +98,21 @@ mod tests {
         assert!(FileLock::try_exclusive(&path).unwrap().is_none());
         drop(readers);
         assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_is_for_whom_its_folder_is_and_is_never_taken_behind_a_link() {
+        use std::{fs, os::unix::fs::PermissionsExt};
+        let dir = tempfile::tempdir().unwrap();
+        for (folder, file) in [(0o700, 0o600), (0o755, 0o600), (0o2770, 0o660)] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(folder)).unwrap();
+            let path = dir.path().join(format!("{folder:o}"));
+            FileLock::try_exclusive(&path).unwrap().unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, file, "in {folder:o}");
+        }
+        let (link, elsewhere) = (dir.path().join("link"), dir.path().join("700"));
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        assert!(matches!(FileLock::try_exclusive(&link), Err(Error::NotOurs { .. })) && FileLock::try_shared(&link).is_err());
     }
 
     #[test]
