@@ -195,7 +195,7 @@ Examples:
         /// Replace files that exist
         #[arg(long)]
         force: bool,
-        /// Compare the checksums of what is written; a damaged file is not
+        /// Compare checksums first; damaged files are left out and told, all others written
         #[arg(long)]
         check: bool,
     },
@@ -318,11 +318,14 @@ so there has to be room for both.")]
         /// Replace the store that is there
         #[arg(long)]
         replace: bool,
+        /// Leave out files that are damaged in the backup, and restore all others
+        #[arg(long)]
+        skip_damaged: bool,
         /// The snapshot to restore, by its number [default: the newest]
         #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u64>)]
         snapshot: Option<u64>,
         /// Only say whether the backup is whole; writes nothing
-        #[arg(long, conflicts_with_all = ["to", "replace"])]
+        #[arg(long, conflicts_with_all = ["to", "replace", "skip_damaged"])]
         check: bool,
     },
     /// Remove a repo, or some of its files, and free their space

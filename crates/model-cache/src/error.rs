@@ -736,7 +736,8 @@ impl Error {
             Self::NoBackup { .. } => Some("name the folder of one, or make one:\nmodel-cache backup DIR".to_owned()),
             Self::BackupFormat { .. } => Some("use the version of model-cache that wrote it, or a later one".to_owned()),
             Self::BackupDamaged { path, .. } => {
-                Some(format!("model-cache restore --check {}", shell_word(&path.to_string_lossy())))
+                let backup = shell_word(&path.to_string_lossy());
+                Some(format!("to list them; --skip-damaged restores what is sound:\nmodel-cache restore --check {backup}"))
             }
             Self::NoStore { .. } => Some("the first pull or import makes it".to_owned()),
             Self::SourceChanged { .. } => Some("import it again once nobody writes to it".to_owned()),

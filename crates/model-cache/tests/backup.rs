@@ -340,6 +340,7 @@ fn what_is_damaged_in_the_store_is_told_and_left_out_and_nothing_older_goes_for_
     let left_out: Vec<_> = report.left_out.iter().map(|left| (left.repo.as_str(), left.path.as_deref().unwrap())).collect();
     assert_eq!(left_out, [("me/a", "two"), ("me/b", "two-again")], "the sound copy of one is in the backup");
     assert!(report.left_out[0].reason.contains("block 2"), "{report:?}");
+    assert_eq!(report.copied_bytes, 3 * MIB, "what was copied of two before its damage was met is not there");
     assert_eq!((report.dropped_snapshots, check(&backup, None).unwrap().snapshots), (vec![], vec![1, 2]));
     assert!(!blob_path(&backup, &two).exists() && names(&backup.join("blobs")).iter().all(|name| !name.ends_with(".part")));
     let expected: Files = [(("me/a", "one"), &one), (("me/b", "three"), &three)]
@@ -404,6 +405,98 @@ fn a_copy_that_was_found_damaged_is_never_taken_for_good_again() {
     assert_eq!((report.left_out, report.copied_bytes, report.dropped_snapshots), (vec![], 6 * MIB, vec![1, 2, 3]));
     assert!(restored(&backup, None) == files(&cache));
     assert_eq!(names(&backup.join("blobs")).len(), 2);
+}
+
+#[test]
+fn a_copy_that_only_older_snapshots_need_is_looked_at_anew_and_told_with_those_it_takes_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, backup) = (dir.path().join("store"), dir.path().join("backup"));
+    let (large, small, lost, stays) = (bytes(1, 6 * MIB), bytes(2, 2000), bytes(3, 100_000), bytes(4, 6 * MIB));
+    let cache = local(&store);
+    for (path, content) in [("large", &large), ("small", &small), ("stays", &stays)] {
+        import(&cache, "me/a", path, content);
+    }
+    back_up(&cache, &backup, 9);
+    import(&cache, "me/b", "lost", &lost);
+    import(&cache, "me/b", "large-again", &large);
+    cache.delete_file("me/a", "small").unwrap();
+    back_up(&cache, &backup, 9);
+    for (repo, path) in [("me/a", "large"), ("me/b", "large-again"), ("me/b", "lost")] {
+        cache.delete_file(repo, path).unwrap();
+    }
+    drop(cache);
+    flip(&blob_path(&backup, &large), 5 << 20);
+    flip(&blob_path(&backup, &small), 7);
+    fs::remove_file(blob_path(&backup, &lost)).unwrap();
+    flip(&blob_path(&backup, &stays), 0);
+    flip_in_store(&store, &stays, 0);
+    let cache = local(&store);
+    let recheck = |keep| cache.backup(&backup, &BackupOptions { keep, recheck: true, ..BackupOptions::default() }).unwrap();
+    import(&cache, "me/c", "new", &bytes(5, 100_000));
+    assert_eq!(back_up(&cache, &backup, 9).bad, [], "nobody looked");
+    for n in 0..2 {
+        let report = recheck(9);
+        let told: BTreeMap<_, _> = report.bad.iter().map(|bad| (backup.join(&bad.file), bad)).collect();
+        let snapshots = |content| told[&blob_path(&backup, content)].snapshots.clone();
+        assert_eq!(told.len(), 4, "{report:?}");
+        assert_eq!((snapshots(&large), snapshots(&small), snapshots(&lost)), (vec![1, 2], vec![1], vec![2]));
+        assert_eq!(snapshots(&stays), [1, 2, 3], "damaged in the store too");
+        assert_eq!(told[&blob_path(&backup, &large)].names, ["me/a large", "me/b large-again"]);
+        assert!(n == 1 || told[&blob_path(&backup, &large)].reason.contains("block 1 has CRC32C"), "{report:?}");
+        for content in [&large, &small, &stays] {
+            let path = blob_path(&backup, content);
+            assert!(!path.exists() && path.with_extension("damaged").exists());
+        }
+        assert_eq!(report.left_out.len(), 1);
+    }
+    // What is about to go is not looked at.
+    cache.delete_file("me/a", "stays").unwrap();
+    let report = recheck(1);
+    assert_eq!((report.bad, report.left_out, report.dropped_snapshots.len()), (vec![], vec![], 5));
+    assert_eq!(names(&backup.join("blobs")).len(), 1);
+}
+
+#[test]
+fn what_is_damaged_in_a_backup_is_left_out_of_a_restore_on_request_alone_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup = dir.path().join("backup");
+    let (large, small) = (bytes(1, 6 * MIB), bytes(2, 2000));
+    let cache = local(&dir.path().join("store"));
+    import(&cache, "me/a", "large", &large);
+    import(&cache, "me/a", "small", &small);
+    import(&cache, "me/b", "large-again", &large);
+    import(&cache, "me/b", "whole", &bytes(3, 11 * MIB));
+    back_up(&cache, &backup, 2);
+    let mut expected = files(&cache);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let progress: ProgressCallback = Arc::new(move |done, total| heard.lock().unwrap().push((done, total)));
+    let options = RestoreOptions { skip_damaged: true, progress: Some(progress), ..RestoreOptions::default() };
+    let skipping = |to: &str| ModelCache::restore(&backup, &dir.path().join(to), &options);
+    assert_eq!(skipping("whole").unwrap().skipped, [], "nothing is damaged");
+    flip(&blob_path(&backup, &large), 5 << 20);
+    assert!(matches!(restore(&backup, &dir.path().join("part"), None), Err(Error::BackupDamaged { count: 1, .. })));
+    told.lock().unwrap().clear();
+    let report = skipping("part").unwrap();
+    let skipped: Vec<_> = report.skipped.iter().map(|left| (left.repo.as_str(), left.path.as_deref().unwrap())).collect();
+    assert_eq!(skipped, [("me/a", "large"), ("me/b", "large-again")]);
+    assert!(report.skipped[0].reason.contains("block 1 has CRC32C"), "{report:?}");
+    assert_eq!((report.files, report.bytes), (2, 11 * MIB + 2000));
+    let total = 2 * (17 * MIB + 2000);
+    let told = told.lock().unwrap();
+    assert!(told.is_sorted() && told.last() == Some(&(total, total)), "{told:?}");
+    drop(told);
+    expected.retain(|_, bytes| *bytes != large);
+    let part = local(&dir.path().join("part"));
+    assert!(files(&part) == expected);
+    assert_sound(&part);
+    // Where nothing is sound, or it is not known what there was, there is nothing to restore.
+    flip(&blob_path(&backup, &small), 0);
+    flip(&blob_path(&backup, &bytes(3, 11 * MIB)), 0);
+    assert!(matches!(skipping("none"), Err(Error::BackupDamaged { count: 3, .. })));
+    flip(&backup.join("snapshots/1.json"), 40);
+    assert!(matches!(skipping("none"), Err(Error::BackupDamaged { count: 1, .. })));
+    assert!(!dir.path().join("none").exists());
 }
 
 #[test]

@@ -373,16 +373,22 @@ impl Ballast {
 
     /// Gives its room up until the guard is dropped, if the disk has less than that free; else does nothing.
     pub fn give_up_if_needed(&self) -> Result<GivenUp<'_>> {
-        let given_up = free_bytes(self.folder())? < self.bytes;
-        if given_up {
-            match fs::remove_file(&self.path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::Io { action: "give up", path: self.path.clone(), source });
-                }
-                _ => tracing::debug!(path = %self.path.display(), "the disk is full: ballast given up"),
-            }
+        if free_bytes(self.folder())? >= self.bytes {
+            return Ok(GivenUp { ballast: self, given_up: false });
         }
-        Ok(GivenUp { ballast: self, given_up })
+        let given_up = self.give_up()?;
+        tracing::debug!(path = %self.path.display(), "the disk is full: ballast given up");
+        Ok(given_up)
+    }
+
+    /// Gives its room up until the guard is dropped.
+    pub fn give_up(&self) -> Result<GivenUp<'_>> {
+        match fs::remove_file(&self.path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Io { action: "give up", path: self.path.clone(), source })
+            }
+            _ => Ok(GivenUp { ballast: self, given_up: true }),
+        }
     }
 
     fn folder(&self) -> &Path {

@@ -46,7 +46,8 @@ pub use codec::Record;
 pub use copy::CopyMethod;
 pub use data_file::{DataFile, ExtentHeader, Journal};
 pub use disk::{
-    Ballast, FileSystem, allocated_bytes, file_system, free_bytes, has_room, is_shared, may_write, open_folder, refuse_link,
+    Ballast, FileSystem, GivenUp, allocated_bytes, file_system, free_bytes, has_room, is_shared, may_write, open_folder,
+    refuse_link,
 };
 pub use error::{Error, Result};
 pub use extent::{Alignment, Extent, ExtentSpec, Extents, ExtentsWrite, HEADER_REGION_BYTES, PAGE_BYTES};
@@ -56,6 +57,7 @@ pub use folder::Folder;
 pub use lease::{Lease, LeaseFile, Locked, MAX_LEASE_ID, SharedLeases};
 pub use look::{EnvironmentInfo, copy_environment, environment_info, reader_slots};
 pub use mapping::{Mapping, SeparateMappings};
+pub use mdbx::SPARE_BYTES;
 #[cfg(feature = "fail-points")]
 pub use mdbx::meta::forget_boot;
 pub use records::{ReadTxn, Records, Table, WriteTxn};

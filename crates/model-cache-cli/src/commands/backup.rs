@@ -10,10 +10,13 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::Instant,
 };
-use tabagent_model_cache::{BackupCheck, BackupOptions, BackupReport, CheckOptions, Error, LeftOut, ModelCache, RestoreOptions};
+use tabagent_model_cache::{
+    BackupCheck, BackupOptions, BackupReport, BadBackupFile, CheckOptions, Error, LeftOut, ModelCache, RestoreOptions,
+};
 
 pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, drop_others: bool, recheck: bool) -> Result<Code, Failure> {
     let cache = cx.open_there().await?;
@@ -40,6 +43,7 @@ pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, drop_others: b
             "copied_bytes": report.copied_bytes,
             "shared_bytes": report.shared_bytes,
             "left_out": left_out(&report.left_out),
+            "bad": bad(&report.bad),
             "unfinished": report.unfinished,
             "another_store": report.another_store,
             "other_snapshots": report.other_snapshots,
@@ -51,7 +55,7 @@ pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, drop_others: b
     } else {
         tell(cx, &report, &dir, started)?;
     }
-    Ok(if report.left_out.is_empty() { Code::Done } else { Code::Integrity })
+    Ok(if report.left_out.is_empty() && report.bad.is_empty() { Code::Done } else { Code::Integrity })
 }
 
 fn tell(cx: &Context, report: &BackupReport, dir: &Path, started: Instant) -> Result<(), Failure> {
@@ -78,11 +82,13 @@ fn tell(cx: &Context, report: &BackupReport, dir: &Path, started: Instant) -> Re
         cx.suggest(&format!("model-cache restore {} --check --snapshot {}", shown(dir), report.damaged_snapshots[0]));
     }
     if report.another_store {
-        cx.warn(match report.other_snapshots.is_empty() {
-            false => {
+        // The newest before, unless its own files are damaged.
+        let is_other = report.other_snapshots.last() == Some(&(report.snapshot - 1));
+        cx.warn(match is_other {
+            true => {
                 "the newest snapshot before is of another store, of which no older snapshot was dropped: is this the right store?"
             }
-            true => {
+            false => {
                 "nothing of the newest snapshot before is in this one, so no older snapshot was dropped: is this the right store? \
                  If it is, the next backup drops them as --keep says"
             }
@@ -98,6 +104,17 @@ fn tell(cx: &Context, report: &BackupReport, dir: &Path, started: Instant) -> Re
         cx.warn("what is damaged in the store was left out; no older snapshot was dropped");
         cx.suggest("model-cache verify");
     }
+    if let Some(first) = report.bad.first() {
+        show_bad(cx, &report.bad)?;
+        let snapshots: BTreeSet<u64> = report.bad.iter().flat_map(|bad| bad.snapshots.iter().copied()).collect();
+        let snapshots: Vec<u64> = snapshots.into_iter().collect();
+        cx.warn(&format!(
+            "what older snapshots need is damaged and not in the store, and was set aside: snapshots {}",
+            listed(&snapshots)
+        ));
+        let snapshot = first.snapshots.first().copied().unwrap_or_default();
+        cx.suggest(&format!("model-cache restore {} --snapshot {snapshot} --skip-damaged restores what is sound", shown(dir)));
+    }
     Ok(())
 }
 
@@ -110,15 +127,13 @@ pub(super) async fn check(cx: &Context, dir: PathBuf, snapshot: Option<u64>) -> 
     progress.end();
     let checked = result?;
     if cx.global.json {
-        let bad: Vec<_> =
-            checked.bad.iter().map(|bad| json!({ "file": bad.file, "reason": bad.reason, "names": bad.names })).collect();
         output::json(&json!({
             "snapshot": checked.snapshot,
             "snapshots": checked.snapshots,
             "created_unix_ms": checked.created_unix_ms,
             "files": checked.files,
             "size_bytes": checked.bytes,
-            "bad": bad,
+            "bad": bad(&checked.bad),
             "whole_snapshot": checked.whole_snapshot,
             "left_out": left_out(&checked.left_out),
             "elapsed_ms": started.elapsed().as_millis() as u64,
@@ -143,15 +158,7 @@ fn tell_checked(cx: &Context, checked: &BackupCheck, dir: &Path, started: Instan
         cx.say(&format!("Checked {amount}: every block and digest is as it was backed up"));
         return Ok(());
     }
-    let mut table = Table::new([
-        column("FILE", Side::Left, Fit::CutMiddle(16)),
-        column("DAMAGE", Side::Left, Fit::CutEnd(16)),
-        column("CONTENT OF", Side::Left, Fit::CutMiddle(16)),
-    ]);
-    for bad in &checked.bad {
-        table.row([bad.file.as_str().into(), Cell::styled(&bad.reason, Style::Bad), bad.names.join(", ").as_str().into()]);
-    }
-    output::text(&table.render(output::stdout_width(), cx.paint()))?;
+    show_bad(cx, &checked.bad)?;
     cx.say(&format!("Checked {amount}: {} damaged", render::count(checked.bad.len() as u64, "file")));
     cx.suggest(&format!("copied anew, where the store has them:\nmodel-cache backup {} --recheck", shown(dir)));
     if let Some(whole) = checked.whole_snapshot {
@@ -165,6 +172,7 @@ pub(super) async fn restore(
     dir: PathBuf,
     to: Option<PathBuf>,
     replace: bool,
+    skip_damaged: bool,
     snapshot: Option<u64>,
 ) -> Result<Code, Failure> {
     // By what was typed, or could be.
@@ -174,7 +182,7 @@ pub(super) async fn restore(
     };
     let mut progress = Progress::begin(cx.global.progress);
     let (told, cancel) = (Some(progress.callback("restoring")), Some(cx.interrupt.token()));
-    let options = RestoreOptions { snapshot, replace, progress: told, cancel };
+    let options = RestoreOptions { snapshot, replace, skip_damaged, progress: told, cancel };
     let started = Instant::now();
     let restore = move || {
         ModelCache::restore(&dir, &store, &options).map_err(|error| match error {
@@ -185,6 +193,7 @@ pub(super) async fn restore(
     let result = cx.blocking(restore).await;
     progress.end();
     let report = result?;
+    let code = if report.skipped.is_empty() { Code::Done } else { Code::Integrity };
     if cx.global.json {
         output::json(&json!({
             "snapshot": report.snapshot,
@@ -193,9 +202,10 @@ pub(super) async fn restore(
             "size_bytes": report.bytes,
             "replaced": report.replaced,
             "left_out": left_out(&report.left_out),
+            "skipped": left_out(&report.skipped),
             "elapsed_ms": started.elapsed().as_millis() as u64,
         }))?;
-        return Ok(Code::Done);
+        return Ok(code);
     }
     let place = if report.replaced { ", in place of the store that was there" } else { "" };
     cx.say(&format!(
@@ -207,15 +217,46 @@ pub(super) async fn restore(
         render::took(started.elapsed()),
     ));
     show_left_out(cx, &report.left_out)?;
-    Ok(Code::Done)
+    if !report.skipped.is_empty() {
+        show_left_out(cx, &report.skipped)?;
+        cx.warn("what is damaged in the backup was left out");
+        cx.suggest("model-cache pull fetches again what came from the Hub");
+    }
+    Ok(code)
 }
 
-fn left_out(left_out: &[LeftOut]) -> Vec<Value> {
+fn bad(bad: &[BadBackupFile]) -> Vec<Value> {
+    let row =
+        |bad: &BadBackupFile| json!({ "file": bad.file, "reason": bad.reason, "names": bad.names, "snapshots": bad.snapshots });
+    bad.iter().map(row).collect()
+}
+
+/// Damaged files of a backup, as a table.
+fn show_bad(cx: &Context, bad: &[BadBackupFile]) -> Result<(), Failure> {
+    let mut table = Table::new([
+        column("FILE", Side::Left, Fit::CutMiddle(16)),
+        column("DAMAGE", Side::Left, Fit::CutEnd(16)),
+        column("CONTENT OF", Side::Left, Fit::CutMiddle(16)),
+        column("SNAPSHOTS", Side::Left, Fit::Keep),
+    ]);
+    for bad in bad {
+        let (names, snapshots) = (bad.names.join(", "), listed(&bad.snapshots));
+        table.row([
+            bad.file.as_str().into(),
+            Cell::styled(&bad.reason, Style::Bad),
+            names.as_str().into(),
+            snapshots.as_str().into(),
+        ]);
+    }
+    output::text(&table.render(output::stdout_width(), cx.paint()))
+}
+
+pub(super) fn left_out(left_out: &[LeftOut]) -> Vec<Value> {
     left_out.iter().map(|left| json!({ "repo": left.repo, "path": left.path, "reason": left.reason })).collect()
 }
 
-/// What is not in a snapshot, as a table.
-fn show_left_out(cx: &Context, left_out: &[LeftOut]) -> Result<(), Failure> {
+/// What is not in a snapshot, an export or a restored store, as a table.
+pub(super) fn show_left_out(cx: &Context, left_out: &[LeftOut]) -> Result<(), Failure> {
     if left_out.is_empty() {
         return Ok(());
     }

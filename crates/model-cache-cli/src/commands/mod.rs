@@ -38,7 +38,9 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Code, Failure>
         Command::Verify { repo, glob, digest, cached } => check::verify(cx, repo, glob, digest, cached).await,
         Command::Backup { dir, keep, drop_others, recheck } => backup::backup(cx, dir, keep, drop_others, recheck).await,
         Command::Restore { dir, snapshot, check: true, .. } => backup::check(cx, dir, snapshot).await,
-        Command::Restore { dir, to, replace, snapshot, check: false } => backup::restore(cx, dir, to, replace, snapshot).await,
+        Command::Restore { dir, to, replace, skip_damaged, snapshot, check: false } => {
+            backup::restore(cx, dir, to, replace, skip_damaged, snapshot).await
+        }
         Command::Repair { repo, dry_run } => repair::repair(cx, repo, dry_run).await,
         Command::Rm { repo, glob, quant, yes } => remove::rm(cx, repo, glob, quant, yes).await,
         Command::Gc => remove::gc(cx).await,

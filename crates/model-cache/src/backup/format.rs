@@ -226,6 +226,18 @@ impl Document {
         other.blobs.iter().any(|blob| own.contains(&blob.digest))
     }
 
+    /// Takes out content that `damage` tells of, and the names that lead to it; says which those are.
+    pub(super) fn leave_out(&mut self, damage: impl Fn(&Digest) -> Option<String>) -> Vec<LeftOut> {
+        self.blobs.retain(|blob| damage(&blob.digest).is_none());
+        let mut left_out = Vec::new();
+        self.files.retain(|file| {
+            let damage = damage(&file.digest);
+            left_out.extend(damage.iter().map(|reason| LeftOut::file(&file.repo, &file.path, reason.clone())));
+            damage.is_none()
+        });
+        left_out
+    }
+
     /// The names of each content, as people know them.
     pub(super) fn names(&self) -> HashMap<Digest, Vec<String>> {
         let mut names: HashMap<_, Vec<_>> = HashMap::new();
@@ -298,7 +310,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Document, String> {
 }
 
 /// Whether this is an id as stores have them: 32 hex digits.
-fn is_store_id(text: &str) -> bool {
+pub(super) fn is_store_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 

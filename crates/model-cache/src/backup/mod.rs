@@ -27,9 +27,9 @@ use crate::{
     record::*,
     store::{LeftOut, Snapshot, Store, View},
 };
-use folder::{Folder, failed};
+use folder::{Folder, failed, shown_blob};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
@@ -51,8 +51,9 @@ pub struct BackupOptions {
     /// Whether snapshots of other stores count, and go, as this one's do. Default: no; they stay, so that a wrong store that is backed up
     /// takes nothing away, however often.
     pub drop_others: bool,
-    /// Whether what is in the backup already is read and checked again, and copied anew where it is damaged; what the store can't replace
-    /// loses its name, so that no later backup takes it for good. Default: no; it is taken for what its name says, if its size agrees.
+    /// Whether what is in the backup already is read and checked again, also what only older snapshots need, and copied anew where it is
+    /// damaged; what the store can't replace loses its name, so that no later backup takes it for good: see [`BackupReport::bad`].
+    /// Default: no; it is taken for what its name says, if its size agrees.
     pub recheck: bool,
     /// Called with bytes copied and bytes to copy. Default: nobody is.
     pub progress: Option<ProgressCallback>,
@@ -82,6 +83,8 @@ pub struct BackupReport {
     pub shared_bytes: u64,
     /// What is not in it, because it is damaged in the store, and the backup had no sound copy.
     pub left_out: Vec<LeftOut>,
+    /// What older snapshots need and [`recheck`](BackupOptions::recheck) found damaged, where the store can't replace it.
+    pub bad: Vec<BadBackupFile>,
     /// Files that were begun in the store and are not complete, so not in it.
     pub unfinished: Vec<String>,
     /// Whether the newest snapshot before is of another store, or nothing of it is in this one. Where all of this store is new, no older one
@@ -147,8 +150,10 @@ impl ModelCache {
             }
             run.report.another_store = !document.is_of_store_of(newest) || !document.shares_with(newest);
         }
+        let plan = run.plan(&document, &old);
+        run.recheck_older(&document, &plan)?;
         folder.finish_snapshot(run.report.snapshot, &document)?;
-        run.drop_old(&document, &old)?;
+        run.drop_old(&document, plan)?;
         Ok(run.report)
     }
 
@@ -245,7 +250,7 @@ impl Run<'_> {
                 {
                     Ok(()) => {}
                     Err(error @ Error::Damaged { .. }) => {
-                        tracing::warn!(%digest, error = %error.chain(), "not backed up");
+                        tracing::debug!(%digest, error = %error.chain(), "not backed up");
                         self.folder.set_aside(digest)?;
                         self.damaged.insert(*digest, error.chain());
                     }
@@ -296,6 +301,7 @@ impl Run<'_> {
         let size_bytes = view.size_bytes();
         let part = self.folder.open_part(digest)?;
         let begun_bytes = part.metadata().map_err(failed("look at", self.folder.path()))?.len();
+        let (mut copied_bytes, mut shared_bytes) = (0, 0);
         let mut buffer = vec![0; CHECK_BYTES];
         for (block, &sealed) in view.sealed_crcs().iter().enumerate() {
             let range = block_range(size_bytes, block as u64);
@@ -323,9 +329,9 @@ impl Run<'_> {
                         source: io::Error::other(action),
                     });
                 }
-                self.report.copied_bytes += range.end - range.start;
+                copied_bytes += range.end - range.start;
                 if method == CopyMethod::Reflink {
-                    self.report.shared_bytes += range.end - range.start;
+                    shared_bytes += range.end - range.start;
                 }
                 fail_point("backup.block_copied");
             }
@@ -336,7 +342,11 @@ impl Run<'_> {
         if let Digest::GitSha1(_) = digest {
             self.sha256s.insert(*digest, sha256_of(&part).map_err(failed("read back", self.folder.path()))?);
         }
-        self.folder.finish_part(digest, &part, size_bytes)
+        self.folder.finish_part(digest, &part, size_bytes)?;
+        // Not before: of what turns out to be damaged nothing is kept.
+        self.report.copied_bytes += copied_bytes;
+        self.report.shared_bytes += shared_bytes;
+        Ok(())
     }
 
     /// # Errors
@@ -405,9 +415,11 @@ impl Run<'_> {
         Ok(document)
     }
 
-    /// What snapshots of this store are told by. A store that can't be written to is backed up all the same.
+    /// What snapshots of this store are told by. A store that can't be written to, or whose id is damaged, is backed up all the same.
     fn store_id(&self) -> Option<String> {
-        self.store.id().inspect_err(|error| tracing::warn!(error = %error.chain(), "the store gets no id for its backups")).ok()
+        let id =
+            self.store.id().inspect_err(|error| tracing::warn!(error = %error.chain(), "the store gets no id for its backups"));
+        id.ok().filter(|id| format::is_store_id(id))
     }
 
     /// The SHA-256 of content that is in the backup, where it is named otherwise.
@@ -420,8 +432,8 @@ impl Run<'_> {
         hashed.map(Some).map_err(failed("read back", self.folder.path()))
     }
 
-    /// Takes away the snapshots beyond those to be kept, and the content no snapshot needs.
-    fn drop_old(&mut self, new: &format::Document, old: &[(u64, Old)]) -> Result<()> {
+    /// Which of the older snapshots go once the new one is whole.
+    fn plan<'o>(&mut self, new: &format::Document, old: &'o [(u64, Old)]) -> Plan<'o> {
         let damaged = old.iter().filter(|(_, read)| read.is_err());
         self.report.damaged_snapshots = damaged.map(|(number, _)| *number).collect();
         let whole = old.iter().filter_map(|(number, read)| Some((*number, read.as_ref().ok()?)));
@@ -430,22 +442,65 @@ impl Run<'_> {
         let all_is_new = own.last().is_some_and(|(_, newest)| !newest.files.is_empty() && !new.shares_with(newest));
         if !self.report.left_out.is_empty() || (all_is_new && !self.options.drop_others) {
             // An older snapshot may have what is missing here.
-            return Ok(());
+            return Plan { gone: None, stay: own.into_iter().chain(others).collect() };
         }
         let kept = own.len().min(usize::try_from(self.options.keep - 1).unwrap_or(usize::MAX));
         let (gone, kept) = own.split_at(own.len() - kept);
-        for (number, _) in gone {
-            self.folder.drop_snapshot(*number)?;
-            self.report.dropped_snapshots.push(*number);
+        let stay = kept.iter().chain(&others).copied().collect();
+        Plan { gone: Some(gone.iter().map(|(number, _)| *number).collect()), stay }
+    }
+
+    /// Where it is to check again: looks at what only the older snapshots that stay need, and takes what is damaged of it from under its name.
+    fn recheck_older(&mut self, new: &format::Document, plan: &Plan<'_>) -> Result<()> {
+        if !self.options.recheck {
+            return Ok(());
+        }
+        let copied: HashSet<_> = new.blobs.iter().map(|blob| blob.digest).collect();
+        let mut checked: BTreeMap<Digest, Option<BadBackupFile>> = BTreeMap::new();
+        for (number, document) in &plan.stay {
+            let mut names = document.names();
+            for blob in document.blobs.iter().filter(|blob| !copied.contains(&blob.digest)) {
+                let found = match checked.entry(blob.digest) {
+                    Entry::Occupied(found) => found.into_mut(),
+                    Entry::Vacant(unread) => {
+                        let go_on = &mut |_| crate::progress::go_on(self.options.cancel.as_ref());
+                        let reason = restore::check_blob(self.folder, blob, go_on)?;
+                        if reason.is_some() {
+                            self.folder.set_aside(&blob.digest)?;
+                        }
+                        let bad = |reason| BadBackupFile::new(shown_blob(&blob.digest), reason, Vec::new());
+                        unread.insert(reason.map(bad))
+                    }
+                };
+                if let Some(bad) = found {
+                    bad.snapshots.push(*number);
+                    bad.names.extend(names.remove(&blob.digest).unwrap_or_default());
+                }
+            }
+        }
+        self.report.bad = checked.into_values().flatten().collect();
+        for bad in &mut self.report.bad {
+            bad.snapshots.sort_unstable();
+            bad.names.sort_unstable();
+            bad.names.dedup();
+        }
+        Ok(())
+    }
+
+    /// Takes away the snapshots that are to go, and the content no snapshot needs.
+    fn drop_old(&mut self, new: &format::Document, plan: Plan<'_>) -> Result<()> {
+        let Some(gone) = plan.gone else { return Ok(()) };
+        for number in gone {
+            self.folder.drop_snapshot(number)?;
+            self.report.dropped_snapshots.push(number);
         }
         // Before content goes, or a power loss could bring back a document that speaks of it.
         self.folder.sync_snapshots()?;
         fail_point("backup.snapshots_synced");
         if !self.report.damaged_snapshots.is_empty() {
-            tracing::warn!(snapshots = ?self.report.damaged_snapshots, "snapshots are damaged: what only they need is not known, and stays");
             return Ok(());
         }
-        let documents = kept.iter().chain(&others).map(|(_, document)| *document).chain([new]);
+        let documents = plan.stay.iter().map(|(_, document)| *document).chain([new]);
         let used: HashSet<Digest> = documents.flat_map(|document| document.blobs.iter().map(|blob| blob.digest)).collect();
         self.report.dropped_bytes = self.folder.drop_blobs(|digest| used.contains(digest))?.1;
         Ok(())
@@ -454,6 +509,14 @@ impl Run<'_> {
 
 /// A snapshot that was there, or which of its files is wrong, and how.
 type Old = std::result::Result<format::Document, (String, String)>;
+
+/// What is to become of the older snapshots.
+struct Plan<'a> {
+    /// Numbers of those that go; `None` where nothing goes, content that no snapshot needs neither.
+    gone: Option<Vec<u64>>,
+    /// The others, as far as they are whole.
+    stay: Vec<(u64, &'a format::Document)>,
+}
 
 /// Whether a blob's file has these CRC32Cs.
 fn is_sound(folder: &Folder, digest: &Digest, sealed: &[u32]) -> Result<bool> {

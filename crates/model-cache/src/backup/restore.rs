@@ -11,8 +11,8 @@ use super::{
 use crate::{
     cache::ModelCache,
     digest::Digest,
-    error::{Attempted, Error, Result},
-    export::{folder_without_dots, real_folder},
+    error::{Attempted, Error, ErrorKind, Result},
+    export::{folder_without_dots, real_folder, target_full},
     import::fill_from,
     key::PinnedRepo,
     name::FilePath,
@@ -76,6 +76,14 @@ pub struct BadBackupFile {
     pub reason: String,
     /// The names whose content it is, `repo path`.
     pub names: Vec<String>,
+    /// The snapshots that need it, of those that were looked at.
+    pub snapshots: Vec<u64>,
+}
+
+impl BadBackupFile {
+    pub(super) fn new(file: String, reason: String, names: Vec<String>) -> Self {
+        Self { file, reason, names, snapshots: Vec::new() }
+    }
 }
 
 /// How to restore.
@@ -85,6 +93,8 @@ pub struct RestoreOptions {
     pub snapshot: Option<u64>,
     /// Whether a store that is there is replaced. Default: no.
     pub replace: bool,
+    /// Whether files whose content is damaged in the backup are left out, and all others restored. Default: no; nothing is restored then.
+    pub skip_damaged: bool,
     /// Called with bytes done and bytes in all, each byte being checked first and then restored. Default: nobody is.
     pub progress: Option<ProgressCallback>,
     /// Ends the restore early with [`Error::Cancelled`], nothing changed. Default: none.
@@ -107,6 +117,8 @@ pub struct RestoreReport {
     pub replaced: bool,
     /// What was damaged when the snapshot was made, so that it could not be restored.
     pub left_out: Vec<LeftOut>,
+    /// What is damaged in the backup now, and was left out as [`RestoreOptions::skip_damaged`] asks.
+    pub skipped: Vec<LeftOut>,
 }
 
 impl ModelCache {
@@ -131,7 +143,8 @@ impl ModelCache {
 
     /// Makes a store at `store` of a snapshot of the backup at `from`: names, content, refs, manifests and times as they were.
     ///
-    /// Everything is checked first, as by [`check_backup`](Self::check_backup); with any of it damaged nothing is made. Whatever ends this, there is
+    /// Everything is checked first, as by [`check_backup`](Self::check_backup); with any of it damaged nothing is made, unless it is to be
+    /// [skipped](RestoreOptions::skip_damaged). Whatever ends this, there is
     /// at `store` what was there before, or all of the restored one; what else is left, in `<store>.restoring`, the next restore
     /// takes away. Needs the room of the whole store beside one that is replaced.
     ///
@@ -147,26 +160,40 @@ impl ModelCache {
         let total_bytes = document.as_ref().map_or(0, |document| document.size_bytes().saturating_mul(2));
         let mut paced = Paced::new(options.progress.as_ref(), options.cancel.as_ref(), total_bytes);
         let checked = check(&folder, number, document.as_ref(), &mut paced)?;
+        let (mut document, mut skipped) = (document, Vec::new());
+        if let Ok(document) = &mut document
+            && options.skip_damaged
+        {
+            let bad: HashMap<_, _> = checked.bad.iter().map(|bad| (&bad.file, &bad.reason)).collect();
+            skipped = document.leave_out(|digest| bad.get(&shown_blob(digest)).map(|reason| (*reason).clone()));
+        }
         let (count, first) = (checked.bad.len(), checked.bad.into_iter().next());
         let document = match (document, first) {
             (Ok(document), None) => document,
+            // Of a snapshot with nothing sound there is nothing to restore.
+            (Ok(document), Some(_)) if options.skip_damaged && !document.files.is_empty() => document,
             (document, first) => {
                 let (file, reason) = first.map_or_else(|| document.err().unwrap_or_default(), |bad| (bad.file, bad.reason));
                 return Err(Error::BackupDamaged { path: folder.path().to_owned(), count: count.max(1), file, reason });
             }
         };
         fail_point("restore.checked");
-        let building = Building::begin(&target, Store::needed_bytes(document.blobs.iter().map(|blob| blob.size_bytes)))?;
+        let needed_bytes = Store::needed_bytes(document.blobs.iter().map(|blob| blob.size_bytes));
+        let building = Building::begin(&target, needed_bytes)?;
         let replaced = matches!(target.there, There::Store(_));
-        building.fill(&folder, &document, &mut paced).map_err(|error| match error {
-            Error::NoSpace { needed_bytes, free_bytes, .. } => {
+        // As if what was skipped were restored already.
+        let done_bytes = total_bytes - document.size_bytes();
+        building.fill(&folder, &document, done_bytes, &mut paced).map_err(|error| match error {
+            Error::NoSpace { needed_bytes, free_bytes, .. }
+            | Error::Storage { source: storage::Error::NoSpace { needed_bytes, free_bytes, .. }, .. } => {
                 Error::TargetFull { path: target.store.clone(), needed_bytes, free_bytes }
             }
+            error if error.kind() == ErrorKind::NoSpace => target_full(&target.store, needed_bytes),
             error => error,
         })?;
         building.take_place(&target)?;
         let (files, bytes) = (document.files.len() as u64, document.size_bytes());
-        Ok(RestoreReport { snapshot: number, store: target.store, files, bytes, replaced, left_out: document.left_out })
+        Ok(RestoreReport { snapshot: number, store: target.store, files, bytes, replaced, left_out: document.left_out, skipped })
     }
 }
 
@@ -202,7 +229,9 @@ fn check(
     let document = match document {
         Ok(document) => document,
         Err((file, reason)) => {
-            checked.bad.push(BadBackupFile { file: file.clone(), reason: reason.clone(), names: Vec::new() });
+            checked
+                .bad
+                .push(BadBackupFile { snapshots: vec![number], ..BadBackupFile::new(file.clone(), reason.clone(), Vec::new()) });
             return Ok(checked);
         }
     };
@@ -215,7 +244,9 @@ fn check(
     for blob in &document.blobs {
         if let Some(reason) = check_blob(folder, blob, &mut |bytes| paced.tell(done_bytes + bytes))? {
             let names = names.remove(&blob.digest).unwrap_or_default();
-            checked.bad.push(BadBackupFile { file: shown_blob(&blob.digest), reason, names });
+            checked
+                .bad
+                .push(BadBackupFile { snapshots: vec![number], ..BadBackupFile::new(shown_blob(&blob.digest), reason, names) });
         }
         done_bytes += blob.size_bytes;
         paced.tell(done_bytes)?;
@@ -254,7 +285,7 @@ fn find_whole(
 }
 
 /// What is wrong with a blob's file, if anything is.
-fn check_blob(folder: &Folder, blob: &Blob, tell: &mut dyn FnMut(u64) -> Result<()>) -> Result<Option<String>> {
+pub(super) fn check_blob(folder: &Folder, blob: &Blob, tell: &mut dyn FnMut(u64) -> Result<()>) -> Result<Option<String>> {
     let mut file = match folder.open_blob(&blob.digest) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -443,16 +474,16 @@ impl Building {
         Ok(can)
     }
 
-    /// Makes the store, and lets go of it.
-    fn fill(&self, folder: &Folder, document: &Document, paced: &mut Paced<'_>) -> Result<()> {
+    /// Makes the store, and lets go of it. `done_bytes` were told by then.
+    fn fill(&self, folder: &Folder, document: &Document, mut done_bytes: u64, paced: &mut Paced<'_>) -> Result<()> {
         let path = self.folder.join(STORE);
         let store = Store::open(&StorageRegistry::new(&path), &path)?;
         fail_point("restore.opened");
+        let spared = store.spare_ballast()?;
         let mut names: HashMap<Digest, Vec<(&PinnedRepo, &FilePath)>> = HashMap::new();
         for file in &document.files {
             names.entry(file.digest).or_default().push((&file.repo, &file.path));
         }
-        let mut done_bytes = document.size_bytes();
         let paced = RefCell::new(paced);
         let mut small = Small { store: &store, files: Vec::new(), bytes: 0 };
         for blob in &document.blobs {
@@ -485,6 +516,7 @@ impl Building {
             manifests: document.manifests.iter().map(|manifest| (manifest.repo.clone(), manifest.entry.clone())).collect(),
         })?;
         fail_point("restore.recorded");
+        drop(spared);
         drop(store);
         // The names of its files must not be lost once it has its place; their content is durable.
         let syncing = || format!("could not make {} durable", path.display());

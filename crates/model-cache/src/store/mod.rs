@@ -47,7 +47,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 use storage::{
-    Alignment, Ballast, Extents, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn, fail_point,
+    Alignment, Ballast, Extents, GivenUp, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn,
+    fail_point,
 };
 
 pub(crate) const CHUNKS_FOLDER: &str = "model_cache_chunks";
@@ -275,10 +276,30 @@ impl Store {
         Ok(free_bytes.saturating_sub(BALLAST_BYTES))
     }
 
-    /// Bytes a disk must have free for a store of blobs of these sizes: their chunks' headers, its ballast, and room for libmdbx too.
+    /// Bytes a disk must have free for a store of blobs of these sizes to be made, while its ballast is [spared](Self::spare_ballast): their
+    /// chunks' headers and records, and what libmdbx must find free beside the last of them.
     pub(crate) fn needed_bytes(sizes: impl Iterator<Item = u64>) -> u64 {
-        let of_blob = |size_bytes| u64::from(chunks(size_bytes)) * storage::HEADER_REGION_BYTES + size_bytes;
-        sizes.map(of_blob).fold(4 * BALLAST_BYTES, u64::saturating_add)
+        // Before each environment is made; beside small files alone, as the next open asks for; beside what is filled, with the spare.
+        const TO_OPEN_BYTES: u64 = BALLAST_BYTES + RECORDS_ROOM_BYTES;
+        const TO_WRITE_BYTES: u64 = BALLAST_BYTES / 2 + RECORDS_ROOM_BYTES;
+        const TO_FILL_BYTES: u64 = BALLAST_BYTES + storage::SPARE_BYTES + RECORDS_ROOM_BYTES;
+        const ROW_BYTES: u64 = 1 << 10;
+        let (mut needed_bytes, mut beside_bytes) = (0u64, TO_WRITE_BYTES);
+        for size_bytes in sizes {
+            let content_bytes = if size_bytes <= INLINE_BYTES {
+                size_bytes.next_multiple_of(4 << 10)
+            } else {
+                beside_bytes = TO_FILL_BYTES;
+                size_bytes.saturating_add(u64::from(chunks(size_bytes)) * storage::HEADER_REGION_BYTES)
+            };
+            needed_bytes = needed_bytes.saturating_add(content_bytes).saturating_add(ROW_BYTES);
+        }
+        needed_bytes.saturating_add(beside_bytes).max(TO_OPEN_BYTES)
+    }
+
+    /// Gives the ballast's room up until the guard is dropped: to a store that is being made it is no use yet.
+    pub(crate) fn spare_ballast(&self) -> Result<GivenUp<'_>> {
+        self.ballast.give_up().attempted(writing)
     }
 
     // -- activities ----------------------------------------------------------------------------------------------

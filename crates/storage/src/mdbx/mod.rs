@@ -29,6 +29,7 @@ use std::{
     time::Duration,
 };
 
+pub use spare::SPARE_BYTES;
 use spare::Spare;
 
 pub(crate) use libmdbx::{Cursor, Error as EngineError, NoWriteMap, Table, WriteFlags, WriteMap};

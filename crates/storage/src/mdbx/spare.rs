@@ -33,8 +33,8 @@ use std::{
     },
 };
 
-/// What is kept back. To delete extents of 40 GiB libmdbx dirties 2.7 MiB, to reserve them 1.6.
-pub(crate) const SPARE_BYTES: u64 = 4 << 20;
+/// What a process that writes extents keeps back of the disk. To delete extents of 40 GiB libmdbx dirties 2.7 MiB, to reserve them 1.6.
+pub const SPARE_BYTES: u64 = 4 << 20;
 /// How much is given back at a fault: little more than the page that is missing, since what is left of it another program may take.
 const STEP_BYTES: u64 = 16 << 10;
 /// Once nothing is left, how often a fault waits for somebody else to make room, and how long each time: half a minute in all.
