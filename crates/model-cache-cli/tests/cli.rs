@@ -1388,6 +1388,62 @@ fn a_store_is_backed_up_checked_and_restored_with_the_promised_documents_and_exi
 }
 
 #[test]
+fn damage_in_a_store_or_a_backup_is_told_once_with_what_was_left_out() {
+    let machine = Machine::with_model(12 * MIB);
+    machine.json(&["pull", REPO, "--all"]);
+    let [backup, fresh, part, again, out] =
+        ["backup", "fresh", "part", "again", "out"].map(|name| machine.path(name).to_str().unwrap().to_owned());
+    assert_eq!(machine.run(["backup", &backup]).code, 0);
+    let original = Content::seeded(1, 12 * MIB).read(0..12 * MIB).unwrap();
+    let mut blobs = std::fs::read_dir(machine.path("backup/blobs")).unwrap().map(|entry| entry.unwrap().path());
+    let blob = blobs.find(|path| std::fs::metadata(path).unwrap().len() == 12 * MIB).unwrap();
+    std::fs::write(&blob, [&original[..100], &[original[100] ^ 1], &original[101..]].concat()).unwrap();
+    // A restore leaves out what is damaged when told to.
+    let refused = machine.run(["restore", &backup, "--to", &part]);
+    assert!(refused.code == 5 && refused.err.contains("--skip-damaged restores what is sound"), "{refused:?}");
+    let skipped = machine.run(["restore", &backup, "--to", &part, "--skip-damaged", "--json"]);
+    let document = skipped.document();
+    assert_eq!((skipped.code, document["files"].as_u64(), document["left_out"].as_array().map(Vec::len)), (5, Some(2), Some(0)));
+    assert!(document["skipped"][0]["path"] == "model-Q4_K_M.gguf" && document["skipped"][1].is_null(), "{document}");
+    let skipped = machine.run(["restore", &backup, "--to", &again, "--skip-damaged"]);
+    assert!(skipped.code == 5 && skipped.text().contains("model-Q4_K_M.gguf"), "{skipped:?}");
+    assert!(skipped.err.contains("what is damaged in the backup was left out"), "{skipped:?}");
+    assert_eq!(machine.run(["verify", "--digest", "--store", &part]).code, 0);
+    assert_eq!(machine.run(["restore", &backup, "--check", "--skip-damaged"]).code, 2);
+    // A new backup of a damaged store tells each damage once, and what it copied of the rest.
+    damage(&machine.path("store"), &original[6 << 20..(6 << 20) + 64]);
+    let made = machine.run(["backup", &fresh]);
+    let said = format!("{}{}", made.text(), made.err);
+    assert_eq!((made.code, said.matches("CRC32C").count(), said.matches("warning").count()), (5, 1, 1), "{made:?}");
+    assert!(made.err.contains("(1.00 MiB copied)"), "{made:?}");
+    // Looked at anew, the one before is told of too.
+    let looked = machine.run(["backup", &backup, "--recheck", "--json"]);
+    let document = looked.document();
+    assert_eq!((looked.code, document["left_out"].as_array().map(Vec::len)), (5, Some(1)), "{document}");
+    assert_eq!(
+        (document["bad"][0]["snapshots"].to_string(), document["bad"][1].is_null()),
+        ("[1]".to_owned(), true),
+        "{document}"
+    );
+    let looked = machine.run(["backup", &backup, "--recheck"]);
+    assert!(looked.code == 5 && looked.err.contains("--snapshot 1 --skip-damaged restores what is sound"), "{looked:?}");
+    // An export that checks writes the others.
+    let exported = machine.run(["export", REPO, "--to", &out, "--check"]);
+    assert!(
+        exported.code == 5 && exported.text().contains("model-Q4_K_M.gguf") && exported.text().contains("CRC32C"),
+        "{exported:?}"
+    );
+    assert!(
+        exported.err.contains("Exported 2 files") && exported.err.contains(&format!("hint: model-cache repair {REPO}")),
+        "{exported:?}"
+    );
+    let exported = machine.run(["export", REPO, "--to", &out, "--check", "--force", "--json"]);
+    let document = exported.document();
+    assert_eq!((exported.code, document["left_out"][0]["path"].as_str()), (5, Some("model-Q4_K_M.gguf")), "{document}");
+    assert!(machine.path("out/model-Q8_0.gguf").exists() && !machine.path("out/model-Q4_K_M.gguf").exists());
+}
+
+#[test]
 fn an_interrupted_backup_says_that_it_made_no_snapshot_and_what_the_next_one_does() {
     let machine = Machine::with_model(60 * MIB);
     machine.json(&["pull", REPO, "--all"]);

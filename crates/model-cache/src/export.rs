@@ -3,19 +3,24 @@
 use crate::{
     cache::ModelCache,
     choice::Globs,
-    error::{Attempted, Error, Result},
+    error::{Attempted, Error, ErrorKind, Result},
+    key::PinnedRepo,
     name::{FilePath, RepoSpec},
     progress::{self, ProgressCallback},
-    record::CHUNK_BYTES,
-    store::{Content, StoredFile},
+    record::{CHUNK_BYTES, FileMetadata},
+    store::{Content, LeftOut, StoredFile},
 };
 use std::{
+    collections::BTreeMap,
     fs, io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
 use storage::{CopyMethod, Folder};
 use tokio_util::sync::CancellationToken;
+
+/// Disks give room by blocks of this many bytes.
+const FILE_BLOCK_BYTES: u64 = 4 << 10;
 
 /// How to export.
 #[derive(Clone, Default)]
@@ -24,8 +29,8 @@ pub struct ExportOptions {
     pub progress: Option<ProgressCallback>,
     /// Whether files that exist are replaced. Default: no; an export that would replace one writes nothing.
     pub force: bool,
-    /// Whether each block is held against the CRC32C it was sealed with before its file appears under its name. Default: no, a copy of
-    /// damaged bytes is as damaged. Costs 0.1 CPU-seconds a GiB, and where blocks are shared, which copies nothing, one read of them all.
+    /// Whether each block is held against the CRC32C it was sealed with before its file is written; files that are damaged are left out
+    /// ([`ExportReport::left_out`]), and all others written. Default: no, a copy of damaged bytes is as damaged. Costs 0.1 CPU-seconds a GiB, and where blocks are shared, which copies nothing, one read of them all.
     pub check: bool,
     /// Ends the export early with [`Error::Cancelled`]. Default: none.
     pub cancel: Option<CancellationToken>,
@@ -46,6 +51,8 @@ pub struct ExportReport {
     pub shared_bytes: u64,
     /// Their paths.
     pub paths: Vec<PathBuf>,
+    /// Files that are damaged, so not exported, where they were to be [checked](ExportOptions::check).
+    pub left_out: Vec<LeftOut>,
     /// Files of the repo that were begun and are not complete, so not exported.
     pub unfinished: Vec<String>,
 }
@@ -60,8 +67,9 @@ impl ModelCache {
     ///
     /// # Errors
     /// [`Error::NotInStore`]; [`Error::FileNotFound`] for a glob that matches nothing; [`Error::InvalidOption`] for a folder in the store
-    /// itself, and for a link in `to` where a folder of the repo's should be; [`Error::TargetExists`] unless `force` is set, each
-    /// with nothing written; [`Error::Damaged`] where it is to [check](ExportOptions::check); [`Error::Io`]; [`Error::TargetFull`].
+    /// itself, and for a link in `to` where a folder of the repo's should be; [`Error::TargetExists`] unless `force` is set, and
+    /// [`Error::TargetFull`] where the disk has no room for all of it, each with nothing written; [`Error::Io`]; [`Error::TargetFull`] also
+    /// where somebody else takes that room meanwhile.
     pub fn export(&self, repo: &str, globs: &[String], to: &Path, options: &ExportOptions) -> Result<ExportReport> {
         let spec: RepoSpec = repo.parse()?;
         let globs = Globs::new(globs)?;
@@ -94,17 +102,27 @@ impl ModelCache {
                 }
             }
         }
+        self.check_room(&files, to)?;
         let unfinished = self.store().fills()?.into_iter().filter(|fill| fill.repo == pinned).map(|fill| fill.path.to_string());
         let mut report = ExportReport { unfinished: unfinished.collect(), ..ExportReport::default() };
         let total_bytes = files.iter().map(|(_, metadata)| metadata.size_bytes).sum();
         let mut opened = None;
-        let (mut inline_files, mut method) = (0, None);
-        for (path, _) in &files {
-            let before = report.bytes;
+        let (mut inline_files, mut method, mut done_bytes) = (0, None, 0);
+        for (path, metadata) in &files {
+            let before = done_bytes;
+            done_bytes += metadata.size_bytes;
             let tell =
                 |bytes: u64| progress::tell(options.progress.as_ref(), options.cancel.as_ref(), before + bytes, total_bytes);
             tell(0)?;
-            let Some(file) = self.store().open_file(&pinned, path, false)? else {
+            let file = match self.open_to_export(&pinned, path, options.check) {
+                Err(error) if options.check && error.kind() == ErrorKind::Integrity => {
+                    report.left_out.push(LeftOut::file(&pinned, path, error.chain()));
+                    tell(metadata.size_bytes)?;
+                    continue;
+                }
+                file => file?,
+            };
+            let Some(file) = file else {
                 let (repo, commit) = (spec.repo.clone(), pinned.commit.clone());
                 return Err(Error::FileNotFound { repo, commit, path: path.to_string() });
             };
@@ -115,7 +133,11 @@ impl ModelCache {
                 None => open_root(to).map_err(|source| io_error("create the folder", to, source, 0))?,
             };
             let root = opened.insert(root);
-            let ways = write_out(&file, root, to, path, options, &tell)?;
+            let ways = write_out(&file, root, to, path, options, &tell).map_err(|error| match error {
+                // Measured once what was written of this one is gone again.
+                Error::TargetFull { .. } => target_full(&target, total_bytes - before),
+                error => error,
+            })?;
             tell(file.size_bytes)?;
             match ways {
                 Some(written) => {
@@ -131,6 +153,67 @@ impl ModelCache {
         report.method = method.or((inline_files > 0).then_some(CopyMethod::Copy));
         Ok(report)
     }
+
+    fn open_to_export(&self, repo: &PinnedRepo, path: &FilePath, check: bool) -> Result<Option<StoredFile>> {
+        let file = self.store().open_file(repo, path, false)?;
+        if let Some(file) = file.as_ref().filter(|_| check) {
+            file.check_all()?;
+        }
+        Ok(file)
+    }
+
+    /// The error for an export below `to` that the disk has no room for, before any of it is taken.
+    fn check_room(&self, files: &[(FilePath, FileMetadata)], to: &Path) -> Result<()> {
+        for Disk { folder, needed_bytes, .. } in disks(files, to) {
+            let free_bytes = storage::free_bytes(&folder).attempted(|| format!("could not measure {}", folder.display()))?;
+            if needed_bytes <= free_bytes {
+                continue;
+            }
+            let full = Err(Error::TargetFull { path: to.to_owned(), needed_bytes, free_bytes });
+            let shares_blocks = match storage::UnnamedFile::new_in(&folder) {
+                Ok(trial) => self.store().extents().reader().shares_blocks_with(trial.file()),
+                Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => return full,
+                // What is in the way is told when it is met.
+                Err(_) => continue,
+            };
+            // Where blocks are shared a copy takes no room.
+            if !shares_blocks {
+                return full;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A disk an export goes to.
+struct Disk {
+    /// A folder on it.
+    folder: PathBuf,
+    /// What is taken of it by now, less what was replaced.
+    taken_bytes: i64,
+    /// The most that is taken at once.
+    needed_bytes: u64,
+}
+
+/// The disks that `files` go to below `to`, mostly one. They are written one after another: what one replaces is free for the next.
+fn disks(files: &[(FilePath, FileMetadata)], to: &Path) -> Vec<Disk> {
+    let mut disks: BTreeMap<u64, Disk> = BTreeMap::new();
+    for (path, metadata) in files {
+        let target = to.join(path.as_str());
+        let folder = target.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        let device = fs::metadata(folder).map_or(0, |there| there.dev());
+        let disk = disks.entry(device).or_insert_with(|| Disk { folder: folder.to_owned(), taken_bytes: 0, needed_bytes: 0 });
+        disk.taken_bytes += metadata.size_bytes.next_multiple_of(FILE_BLOCK_BYTES) as i64;
+        disk.needed_bytes = disk.needed_bytes.max(disk.taken_bytes.try_into().unwrap_or(0));
+        // One that has another name stays.
+        if let Ok(replaced) = fs::symlink_metadata(&target)
+            && replaced.is_file()
+            && replaced.nlink() == 1
+        {
+            disk.taken_bytes -= replaced.blocks() as i64 * 512;
+        }
+    }
+    disks.into_values().collect()
 }
 
 /// Where `folder` is, or would be made: that of what is there of its path, links followed.
@@ -214,9 +297,6 @@ fn write_out(
     tell: &dyn Fn(u64) -> Result<()>,
 ) -> Result<Option<Written>> {
     let size_bytes = stored.size_bytes;
-    if options.check {
-        stored.check_all()?;
-    }
     let target = &*to.join(path.as_str());
     let failed = |action| move |source: io::Error| io_error(action, target, source, size_bytes);
     let entered = enter(root, to, path)?;

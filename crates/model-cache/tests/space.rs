@@ -278,6 +278,212 @@ fn ranges_the_disk_has_no_room_for_are_not_gathered_and_leave_nothing_behind() {
     assert_sound(&cache);
 }
 
+/// The least a file takes of a disk.
+const PAGE: u64 = 4 << 10;
+
+/// Names in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Leaves `bytes` of the disk free, rounded down to pages.
+fn leave(disk: &Path, bytes: u64) {
+    let _ = fs::remove_file(disk.join("filler"));
+    let filler = fill(disk);
+    let file = fs::File::options().write(true).open(filler).unwrap();
+    file.set_len(file.metadata().unwrap().len() - bytes).unwrap();
+}
+
+/// Files by the sizes of `sizes`, imported as `repo` into a store beside the disk.
+fn store_beside(dir: &Path, sizes: &[u64]) -> ModelCache {
+    let source = dir.join("source");
+    fs::create_dir_all(&source).unwrap();
+    for (n, &size) in sizes.iter().enumerate() {
+        fs::write(source.join(n.to_string()), Content::seeded(n as u64, size).read(0..size).unwrap()).unwrap();
+    }
+    let cache = local(&dir.join("store"));
+    cache.import("org/a", &[source], &ImportOptions::default()).unwrap();
+    cache
+}
+
+/// That `error` is of a disk with less room than is needed.
+fn assert_full(error: &Error, left: u64) {
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{left}: {error:?}");
+    assert!(
+        matches!(error, Error::TargetFull { needed_bytes, free_bytes, .. } if free_bytes < needed_bytes),
+        "{left}: {error:?}"
+    );
+    assert!(error.hint().is_some_and(|hint| hint.contains("make room")));
+}
+
+#[test]
+fn a_restore_asks_for_the_room_it_takes_and_makes_nothing_without_it() {
+    let Some(disk) = small_disk("a_restore_asks_for_the_room_it_takes_and_makes_nothing_without_it") else { return };
+    for sizes in [&[40 * MIB, 3 * MIB, 70_000, 900][..], &[900, 60_000, 0], &[60_000; 500], &[120 * MIB]] {
+        let beside = tempfile::tempdir().unwrap();
+        let (backup, target) = (beside.path().join("backup"), disk.join("restored"));
+        store_beside(beside.path(), sizes).backup(&backup, &BackupOptions::default()).unwrap();
+        let restore = || ModelCache::restore(&backup, &target, &RestoreOptions::default());
+        leave(&disk, 0);
+        let error = restore().unwrap_err();
+        let Error::TargetFull { needed_bytes, .. } = error else { panic!("{error:?}") };
+        // Records, 4 MiB of spare, and 16 MiB that must be free; beside small files alone the 8 MiB an open asks for.
+        let content_bytes = sizes.iter().sum::<u64>();
+        let most_bytes = if sizes[0] > MIB { content_bytes + 22 * MIB } else { (content_bytes + 11 * MIB).max(17 * MIB) };
+        assert!(needed_bytes <= most_bytes, "{needed_bytes} B needed for {content_bytes} B");
+        leave(&disk, needed_bytes - PAGE);
+        assert_full(&restore().unwrap_err(), needed_bytes - PAGE);
+        assert_eq!(names(&disk), ["filler"], "nothing was made");
+        leave(&disk, needed_bytes + PAGE);
+        restore().unwrap();
+        assert_eq!(names(&disk), ["filler", "restored"]);
+        let cache = local(&target);
+        assert_sound(&cache);
+        for (n, &size) in sizes.iter().enumerate() {
+            assert!(holds(&cache, "org/a", &n.to_string(), &Content::seeded(n as u64, size)));
+        }
+        drop(cache);
+        fs::remove_dir_all(&target).unwrap();
+    }
+}
+
+/// What an export or a backup is of.
+const SIZES: [u64; 5] = [3 * MIB, 7 * MIB + 1, 100_000, 200, 2 * MIB];
+
+/// Levels of room, from none to more than all of [`SIZES`] takes.
+fn levels() -> impl Iterator<Item = u64> {
+    (0..28).map(|n| n * MIB / 2).chain([PAGE, 2 * PAGE, 3 * MIB + PAGE, 12 * MIB + 40 * PAGE])
+}
+
+/// That each file in `folder` is the one the store has, and how many there are.
+fn assert_whole(folder: &Path) -> usize {
+    let there = names(folder);
+    for name in &there {
+        let n: usize = name.parse().unwrap_or_else(|_| panic!("{name} is left"));
+        let expected = Content::seeded(n as u64, SIZES[n]).read(0..SIZES[n]).unwrap();
+        assert!(fs::read(folder.join(name)).unwrap() == *expected, "{name} is half");
+    }
+    there.len()
+}
+
+#[test]
+fn an_export_with_any_room_is_whole_or_refused_before_it_writes() {
+    let Some(disk) = small_disk("an_export_with_any_room_is_whole_or_refused_before_it_writes") else { return };
+    let beside = tempfile::tempdir().unwrap();
+    let cache = store_beside(beside.path(), &SIZES);
+    let to = disk.join("out");
+    let export = |options: &ExportOptions| cache.export("org/a", &[], &to, options);
+    let (mut done, mut refused) = (0, 0);
+    for left in levels() {
+        leave(&disk, left);
+        match export(&ExportOptions::default()) {
+            Ok(_) => done += 1,
+            Err(error) => {
+                assert_full(&error, left);
+                assert!(
+                    matches!(&error, Error::TargetFull { path, needed_bytes, .. }
+                    if *path == to && (SIZES.iter().sum::<u64>()..13 * MIB).contains(needed_bytes)),
+                    "{error:?}"
+                );
+                assert!(!to.exists(), "{left}: {:?}", names(&to));
+                refused += 1;
+                fs::remove_file(disk.join("filler")).unwrap();
+                export(&ExportOptions::default()).unwrap();
+            }
+        }
+        assert_eq!(assert_whole(&to), SIZES.len());
+        fs::remove_dir_all(&to).unwrap();
+    }
+    assert!(done > 2 && refused > 20, "{done} done, {refused} refused");
+    // What is replaced gives its room to the next: that of the largest is enough.
+    let force = ExportOptions { force: true, ..ExportOptions::default() };
+    leave(&disk, 20 * MIB);
+    export(&force).unwrap();
+    leave(&disk, 7 * MIB - PAGE);
+    assert_full(&export(&force).unwrap_err(), 7 * MIB);
+    assert_eq!(assert_whole(&to), SIZES.len());
+    leave(&disk, 7 * MIB + 4 * PAGE);
+    assert_eq!(export(&force).unwrap().files, SIZES.len() as u64);
+    // Not where it has another name, which keeps it.
+    fs::hard_link(to.join("0"), disk.join("kept")).unwrap();
+    fs::hard_link(to.join("1"), disk.join("kept too")).unwrap();
+    leave(&disk, 7 * MIB + 4 * PAGE);
+    assert_full(&export(&force).unwrap_err(), 7 * MIB);
+    assert_eq!(assert_whole(&to), SIZES.len());
+}
+
+#[test]
+fn a_disk_that_another_program_fills_leaves_whole_files_of_an_export_and_the_next_one_ends_it() {
+    const NAME: &str = "a_disk_that_another_program_fills_leaves_whole_files_of_an_export_and_the_next_one_ends_it";
+    let Some(disk) = small_disk(NAME) else { return };
+    let beside = tempfile::tempdir().unwrap();
+    let cache = store_beside(beside.path(), &SIZES);
+    let to = disk.join("out");
+    for call in 0..8 {
+        let (count, folder) = (std::sync::atomic::AtomicU32::new(0), disk.clone());
+        let progress: ProgressCallback = std::sync::Arc::new(move |_, _| {
+            if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == call {
+                fill(&folder);
+            }
+        });
+        let error = cache.export("org/a", &[], &to, &ExportOptions { progress: Some(progress), ..ExportOptions::default() });
+        assert_full(&error.unwrap_err(), call.into());
+        assert!(!to.exists() || assert_whole(&to) < SIZES.len());
+        fs::remove_file(disk.join("filler")).unwrap();
+        cache.export("org/a", &[], &to, &ExportOptions { force: true, ..ExportOptions::default() }).unwrap();
+        assert_eq!(assert_whole(&to), SIZES.len());
+        fs::remove_dir_all(&to).unwrap();
+    }
+}
+
+#[test]
+fn a_backup_with_any_room_is_whole_or_leaves_the_snapshot_before_and_the_next_one_ends_well() {
+    const NAME: &str = "a_backup_with_any_room_is_whole_or_leaves_the_snapshot_before_and_the_next_one_ends_well";
+    let Some(disk) = small_disk(NAME) else { return };
+    let beside = tempfile::tempdir().unwrap();
+    let cache = local(&beside.path().join("store"));
+    import(&cache, "org/before", 9, MIB).unwrap();
+    let (backup, before) = (disk.join("backup"), beside.path().join("before"));
+    cache.backup(&before, &BackupOptions::default()).unwrap();
+    drop(cache);
+    let cache = store_beside(beside.path(), &SIZES);
+    let check = || ModelCache::check_backup(&backup, &CheckOptions::default()).unwrap();
+    let (mut done, mut refused) = (0, 0);
+    // Full before, and filled at one of the first calls of its progress.
+    for (left, call) in levels().map(|left| (left, None)).chain((0..3).map(|call| (60 * MIB, Some(call)))) {
+        let _ = fs::remove_file(disk.join("filler"));
+        let _ = fs::remove_dir_all(&backup);
+        assert!(std::process::Command::new("cp").arg("-r").args([&before, &backup]).status().unwrap().success());
+        leave(&disk, left);
+        let (count, folder) = (std::sync::atomic::AtomicU32::new(0), disk.clone());
+        let progress: ProgressCallback = std::sync::Arc::new(move |_, _| {
+            if Some(count.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) == call {
+                fs::remove_file(folder.join("filler")).unwrap();
+                fill(&folder);
+            }
+        });
+        let options = BackupOptions { progress: Some(progress), ..BackupOptions::default() };
+        match cache.backup(&backup, &options) {
+            Ok(_) => done += 1,
+            Err(error) => {
+                assert_full(&error, left);
+                let checked = check();
+                assert_eq!((checked.snapshots, checked.files, checked.bad), (vec![1], 1, vec![]), "{left}");
+                refused += 1;
+                fs::remove_file(disk.join("filler")).unwrap();
+                cache.backup(&backup, &BackupOptions::default()).unwrap();
+            }
+        }
+        let checked = check();
+        assert_eq!((checked.snapshots, checked.files, checked.bad), (vec![1, 2], 1 + SIZES.len() as u64, vec![]), "{left}");
+        assert!(names(&backup.join("blobs")).iter().all(|name| !name.ends_with(".part")));
+    }
+    assert!(done > 2 && refused > 20, "{done} done, {refused} refused");
+}
+
 #[test]
 fn root_opens_reads_and_removes_where_it_has_filled_what_the_disk_keeps_for_it() {
     const NAME: &str = "root_opens_reads_and_removes_where_it_has_filled_what_the_disk_keeps_for_it";

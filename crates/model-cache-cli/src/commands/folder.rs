@@ -1,5 +1,6 @@
 //! `export` and `import`: the store and folders.
 
+use super::backup::{left_out, show_left_out};
 use crate::{
     context::Context,
     exit::{Code, Failure},
@@ -62,6 +63,7 @@ pub(super) async fn export(
             "shared_bytes": report.shared_bytes,
             "method": report.method.map(CopyMethod::as_str),
             "paths": paths,
+            "left_out": left_out(&report.left_out),
             "unfinished": report.unfinished,
         }))?;
     } else {
@@ -72,8 +74,13 @@ pub(super) async fn export(
             let (files, named) = (render::count(report.unfinished.len() as u64, "unfinished file"), few(&report.unfinished));
             cx.warn(&format!("{files} of {name} left out: {named}"));
         }
+        if !report.left_out.is_empty() {
+            show_left_out(cx, &report.left_out)?;
+            cx.warn("what is damaged in the store was left out");
+            cx.suggest(&format!("model-cache repair {name}"));
+        }
     }
-    Ok(Code::Done)
+    Ok(if report.left_out.is_empty() { Code::Done } else { Code::Integrity })
 }
 
 pub(super) async fn import(cx: &Context, repo: String, paths: Vec<PathBuf>) -> Result<Code, Failure> {

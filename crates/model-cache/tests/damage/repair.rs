@@ -339,9 +339,14 @@ fn a_read_that_checks_stops_at_the_damaged_block_and_gives_those_before_it() {
     assert!(checking.get_file(REPO, "middle.bin").unwrap().is_some() && checking.get_file(REPO, "small.json").unwrap().is_some());
     let to = shop.dir.path().join("out");
     let check = ExportOptions { check: true, ..ExportOptions::default() };
-    let error = cache.export(REPO, &[], &to, &check).unwrap_err();
-    assert!(matches!(error, Error::Damaged { .. }) && !to.join("large.bin").exists(), "{error}");
-    cache.export(REPO, &["middle.bin".to_owned()], &to, &check).unwrap();
+    cache.export(REPO, &["middle.bin".to_owned()], &to.with_file_name("sound"), &check).unwrap();
+    shop.damage(REPO, "middle.bin", 0);
+    let report = cache.export(REPO, &[], &to, &check).unwrap();
+    let left_out: Vec<_> =
+        report.left_out.iter().map(|left| (left.path.as_deref().unwrap(), left.reason.contains("block "))).collect();
+    assert_eq!(left_out, [("large.bin", true), ("middle.bin", true)], "every one of them is told");
+    assert!(to.join("small.json").exists() && !to.join("large.bin").exists() && !to.join("middle.bin").exists());
+    assert_eq!(report.paths.len() as u64, report.files);
     cache.export(REPO, &["large.bin".to_owned()], &to, &ExportOptions::default()).unwrap();
 }
 
