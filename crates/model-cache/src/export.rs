@@ -30,7 +30,8 @@ pub struct ExportOptions {
     /// Whether files that exist are replaced. Default: no; an export that would replace one writes nothing.
     pub force: bool,
     /// Whether each block is held against the CRC32C it was sealed with before its file is written; files that are damaged are left out
-    /// ([`ExportReport::left_out`]), and all others written. Default: no, a copy of damaged bytes is as damaged. Costs 0.1 CPU-seconds a GiB, and where blocks are shared, which copies nothing, one read of them all.
+    /// ([`ExportReport::left_out`]), and all others written. Default: no, a copy of damaged bytes is as damaged. Costs 0.1 CPU-seconds a
+    /// GiB, and where blocks are shared, which copies nothing, one read of them all.
     pub check: bool,
     /// Ends the export early with [`Error::Cancelled`]. Default: none.
     pub cancel: Option<CancellationToken>,
@@ -190,7 +191,7 @@ struct Disk {
     /// A folder on it.
     folder: PathBuf,
     /// What is taken of it by now, less what was replaced.
-    taken_bytes: i64,
+    taken_bytes: i128,
     /// The most that is taken at once.
     needed_bytes: u64,
 }
@@ -203,14 +204,14 @@ fn disks(files: &[(FilePath, FileMetadata)], to: &Path) -> Vec<Disk> {
         let folder = target.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
         let device = fs::metadata(folder).map_or(0, |there| there.dev());
         let disk = disks.entry(device).or_insert_with(|| Disk { folder: folder.to_owned(), taken_bytes: 0, needed_bytes: 0 });
-        disk.taken_bytes += metadata.size_bytes.next_multiple_of(FILE_BLOCK_BYTES) as i64;
+        disk.taken_bytes += i128::from(metadata.size_bytes.div_ceil(FILE_BLOCK_BYTES)) * i128::from(FILE_BLOCK_BYTES);
         disk.needed_bytes = disk.needed_bytes.max(disk.taken_bytes.try_into().unwrap_or(0));
         // One that has another name stays.
         if let Ok(replaced) = fs::symlink_metadata(&target)
             && replaced.is_file()
             && replaced.nlink() == 1
         {
-            disk.taken_bytes -= replaced.blocks() as i64 * 512;
+            disk.taken_bytes -= i128::from(replaced.blocks()) * 512;
         }
     }
     disks.into_values().collect()
