@@ -16,12 +16,15 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
 
 /// How long work gets to stop by itself: with what follows, the program ends within half a second.
 const GRACE: Duration = Duration::from_millis(350);
+
+/// Within how long a second signal is the first one over again: who signals a process and its group, as timeout(1) does, says it twice at once.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// Whether the user asked to stop, and how.
 #[derive(Clone)]
@@ -40,8 +43,9 @@ impl Interrupt {
             let first = signals.next();
             heard.terminated.store(first != SIGINT, Ordering::Release);
             heard.token.cancel();
+            let begun = Instant::now();
             // A terminal that ends may say so twice, by its shell and by the kernel: that asks for no more haste.
-            while signals.next() == SIGHUP {}
+            while signals.next() == SIGHUP || begun.elapsed() < AT_ONCE {}
             // Who does not read stderr must not keep the program alive.
             let (cleared, clearing) = mpsc::channel();
             std::thread::spawn(move || {

@@ -93,6 +93,13 @@ impl Mounted {
     }
 }
 
+/// Whether whoever started the tests, as nohup does, has them and their children ignore the end of a terminal.
+fn hangups_are_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    u64::from_str_radix(ignored.trim(), 16).unwrap() & 1 != 0
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -114,7 +121,8 @@ fn is_mounted(folder: &Path) -> bool {
 fn a_mount_says_what_it_shows_and_ends_with_0_when_asked_to() {
     let machine = Machine::new();
     // The last is what the end of a terminal sends.
-    for name in ["INT", "TERM", "HUP"] {
+    let signals = ["INT", "TERM", "HUP"].into_iter().filter(|&name| name != "HUP" || !hangups_are_ignored());
+    for name in signals {
         let Some(mut mount) = machine.mount(&["--repo", "me/model"]) else { return };
         let folder = machine.folder();
         assert_eq!(mount.document["mounted"], folder.to_str().unwrap());
@@ -134,6 +142,9 @@ fn a_mount_says_what_it_shows_and_ends_with_0_when_asked_to() {
 
 #[test]
 fn a_terminal_that_ends_with_two_signals_takes_nothing_from_whoever_reads() {
+    if hangups_are_ignored() {
+        return println!("this runs under nohup, and so would the mount");
+    }
     let machine = Machine::new();
     let Some(mut mount) = machine.mount(&[]) else { return };
     let open = fs::File::open(machine.folder().join("me/model/model.gguf")).unwrap();

@@ -353,7 +353,7 @@ pub enum Error {
         /// What the disk has.
         free_bytes: u64,
     },
-    /// The disk an export, a backup or a restored store goes to has no room.
+    /// The disk an export, a backup or a restored store goes to has no room, or that of a store not even enough to open it.
     #[error("no space for {path:?}: needs {}, {} free on its disk", crate::units::iec(*.needed_bytes), crate::units::iec(*.free_bytes))]
     TargetFull {
         /// The file or folder to be written.

@@ -168,7 +168,7 @@ impl ModelCache {
         // A damaged one offers nothing; it keeps nobody from the files.
         let manifest = match store.get_manifest(&repo) {
             Err(error) if error.is_corruption() => {
-                tracing::warn!("{}; model-cache repair {} mends it", error.chain(), repo.repo);
+                tracing::warn!("{}; to mend it: model-cache repair {}", error.chain(), repo.repo);
                 None
             }
             manifest => manifest?,

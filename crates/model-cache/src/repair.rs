@@ -116,6 +116,21 @@ struct Patient {
     fetch_bytes: u64,
 }
 
+impl Patient {
+    /// Whether blocks of it are lost that nobody but its owner has.
+    fn needs_original(&self) -> bool {
+        self.blocks > 0 && self.names.iter().all(|(repo, _)| repo.commit.is_none())
+    }
+
+    /// The error that says so.
+    fn original_wanted(&self) -> Result<Error> {
+        let (repo, path) = &self.names[0];
+        let digest: Digest = self.metadata.digest.parse()?;
+        let reason = format!("it was imported, so the Hub can't be asked; import the original again, {digest}");
+        Ok(Error::Damaged { what: format!("{repo} {path}"), reason })
+    }
+}
+
 impl ModelCache {
     /// A repair of the whole store, or of one repo, to be described.
     ///
@@ -194,7 +209,10 @@ impl Repair {
             return Err(Error::NotInStore { repo: asked.parse()? });
         }
         for patient in &patients {
-            let outcome = if dry_run {
+            let outcome = if dry_run && patient.needs_original() {
+                let error = patient.original_wanted()?;
+                RepairOutcome::Failed { kind: error.kind(), message: error.chain() }
+            } else if dry_run {
                 RepairOutcome::WouldRepair
             } else {
                 match self.mend(patient, cancel, &working, &mut report.fetched_bytes).await {
@@ -321,11 +339,7 @@ impl Repair {
                 Err(error) => failed = Some(error),
             }
         }
-        Err(failed.unwrap_or_else(|| {
-            let (repo, path) = &patient.names[0];
-            let reason = format!("it was imported, so the Hub can't be asked; import the original again, {digest}");
-            Error::Damaged { what: format!("{repo} {path}"), reason }
-        }))
+        Err(failed.map_or_else(|| patient.original_wanted(), Ok)?)
     }
 
     /// Mends a small file; the bytes fetched.

@@ -131,6 +131,12 @@ async fn one_content_under_many_names_is_fetched_once_and_stays_while_one_name_d
     // The name its chunks are keyed by goes first.
     let removed = cache.delete_file("org/one", "a.gguf").unwrap();
     assert_eq!((removed.files, removed.freed_bytes, removed.shared_bytes), (2, 0, 48 * MIB));
+    // Two names of one content that go together leave nothing.
+    let twice = tempfile::tempdir().unwrap();
+    ["a", "b"].iter().for_each(|name| std::fs::write(twice.path().join(name), vec![7; MIB as usize]).unwrap());
+    cache.import("me/twice", &[twice.path().to_owned()], &ImportOptions::default()).unwrap();
+    let removed = cache.delete_model("me/twice").unwrap();
+    assert_eq!((removed.files, removed.bytes, removed.freed_bytes, removed.shared_bytes), (2, 2 * MIB, MIB, 0));
     assert!(!cache.has_file("org/one", "a.gguf").unwrap());
     assert!(holds(&cache, "org/one", "copy/b.gguf", &content) && holds(&cache, "org/two", "c.gguf", &content));
     cache.delete_model("org/one").unwrap();

@@ -35,13 +35,21 @@ pub(super) fn examine(folder: &Path, findings: &mut Findings<'_>) -> bool {
             return false;
         }
     };
+    // Whoever may not look into it knows nothing of what is there.
+    if let Err(source) = fs::read_dir(folder) {
+        findings.error(&Error::Io { action: "list", path: folder.to_owned(), source });
+        return false;
+    }
     match storage::file_system(folder) {
         Ok(disk) if disk.is_network => {
             let source = storage::Error::NetworkFileSystem { path: folder.to_owned(), kind: "a network file system" };
             findings.error(&Error::Storage { action: format!("a store can't work at {shown} ({})", disk.kind), source });
         }
         Ok(disk) if disk.is_read_only => read_only(folder, findings),
-        _ if !storage::may_write(folder) => read_only(folder, findings),
+        _ if !storage::may_write(folder) => {
+            let source = std::io::ErrorKind::PermissionDenied.into();
+            findings.error(&Error::Io { action: "write to", path: folder.to_owned(), source });
+        }
         _ => {}
     }
     let there = |name: &str| fs::symlink_metadata(folder.join(name)).is_ok();

@@ -35,7 +35,8 @@ pub(crate) fn check_text(text: &str) {
 pub(crate) fn check_error(error: &Error) {
     check_text(&error.to_string());
     if let Some(hint) = error.hint() {
-        check_text(&hint);
+        // A command stands on a line of its own.
+        hint.lines().for_each(check_text);
     }
 }
 

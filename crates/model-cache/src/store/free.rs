@@ -30,8 +30,7 @@ pub struct Removed {
     pub filling_bytes: u64,
     /// Processes that read or fill it, as far as this one may look.
     pub busy_processes: Vec<u32>,
-    /// Bytes of the removed names whose content another name used at that moment (two names of one content removed together
-    /// count once here, once as freed).
+    /// Bytes of the removed names whose content other names still use.
     pub shared_bytes: u64,
 }
 
@@ -70,6 +69,8 @@ impl Store {
         let _room = self.ballast.give_up_if_needed().attempted(writing)?;
         let mut removed = Removed::default();
         let mut doomed = Vec::new();
+        // Of content that goes with the last of its names in this very removal nothing is shared.
+        let mut shared: HashMap<String, u64> = HashMap::new();
         let txn = self.begin_write()?;
         // Asked with the writer's place held: no commit of the repo comes in between.
         let repos = self.all_repos(spec)?;
@@ -80,13 +81,20 @@ impl Store {
                 {
                     continue;
                 }
-                let size_bytes = metadata.map_or(0, |metadata| metadata.size_bytes);
+                let (content, size_bytes) =
+                    metadata.map_or_else(|| (meta_key.clone(), 0), |metadata| (metadata.digest, metadata.size_bytes));
                 removed.files += 1;
                 removed.bytes += size_bytes;
                 match self.unlink(&txn, &meta_key)? {
-                    Unlinked::Doomed(blobs) => doomed.extend(blobs),
-                    Unlinked::Freed => removed.freed_bytes += size_bytes,
-                    Unlinked::Shared => removed.shared_bytes += size_bytes,
+                    Unlinked::Doomed(blobs) => {
+                        shared.remove(&content);
+                        doomed.extend(blobs);
+                    }
+                    Unlinked::Freed => {
+                        shared.remove(&content);
+                        removed.freed_bytes += size_bytes;
+                    }
+                    Unlinked::Shared => *shared.entry(content).or_default() += size_bytes,
                 }
             }
             if matches!(selection, Selection::All) {
@@ -96,6 +104,7 @@ impl Store {
         if matches!(selection, Selection::All) {
             delete_refs(&txn, spec, &repos)?;
         }
+        removed.shared_bytes = shared.into_values().sum();
         fail_point("remove.names_deleted");
         self.commit(txn)?;
         fail_point("remove.doomed");
@@ -147,6 +156,9 @@ impl Store {
                 BlobState::Sealed if has_lost_its_source(blob_key) => self.drop_derived(blob_key, blob.id)?,
                 BlobState::Sealed | BlobState::Filling => continue,
             };
+            if freed == Fate::Busy {
+                removed.busy_processes.extend(self.leases.holders(blob.id));
+            }
             removed.add(freed, blob.size_bytes);
         }
         fail_point("gc.doomed_freed");

@@ -121,8 +121,8 @@ impl Store {
         // libmdbx writes through its mapping while it opens; a full disk would be SIGBUS there.
         if !storage::has_room(&folder, BALLAST_BYTES / 2).attempted(opening)? {
             let free_bytes = storage::free_bytes(&folder).attempted(opening)?;
-            let what = format!("opening the store {}", folder.display());
-            return Err(Error::NoSpace { what, needed_bytes: BALLAST_BYTES / 2, free_bytes });
+            // Not the error that tells to remove something from the store: that needs to open it, too.
+            return Err(Error::TargetFull { path: folder, needed_bytes: BALLAST_BYTES / 2, free_bytes });
         }
         refuse_lost_records(&folder)?;
         let records = registry.records(&folder.join(MANIFESTS_FOLDER), &TABLES).attempted(opening)?;
@@ -511,7 +511,7 @@ impl Store {
     fn told(&self, damaged: Vec<storage::Error>) -> Vec<storage::Error> {
         for error in &damaged {
             if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(error.to_string()) {
-                tracing::warn!("{error}; it was passed over: model-cache repair mends it");
+                tracing::warn!("{error}; it was passed over; to mend it: model-cache repair");
             }
         }
         damaged

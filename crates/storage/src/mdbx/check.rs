@@ -1,6 +1,6 @@
 //! libmdbx's own check of an environment's structure: trees, free lists, every page accounted for.
 
-use super::{DatabaseKind, Env, Error, Result};
+use super::{DATA_FILE, DatabaseKind, Env, Error, Result, meta};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 /// What the kernel is asked to read at once: it may pass over what is more.
@@ -25,6 +25,7 @@ impl<K: DatabaseKind> Env<K> {
     /// Walks all of it, as of one snapshot: writers are neither kept out nor waited for. Reads no large value beyond its page header.
     pub(crate) fn check_structure(&self) -> Result<()> {
         self.check_process()?;
+        self.check_first_pages()?;
         self.check_free_lists()?;
         // SAFETY: a table of nullable function pointers, of which libmdbx says that each may be null.
         let callbacks: mdbx_sys::MDBX_chk_callbacks_t = unsafe { std::mem::zeroed() };
@@ -59,6 +60,17 @@ impl<K: DatabaseKind> Env<K> {
             libmdbx::Error::from_err_code(code),
         );
         Err(Error::BadEnvironment { action: "check", environment: self.folder.clone(), source: source.into() })
+    }
+
+    /// Whether all of the first pages are such: libmdbx's check looks into the latest alone.
+    fn check_first_pages(&self) -> Result<()> {
+        let found = meta::read(&self.open_data_file(false)?);
+        let found = found.map_err(|source| Error::Io { action: "read", path: self.folder.join(DATA_FILE), source })?;
+        found.map(drop).map_err(|what| Error::BadEnvironment {
+            action: "check",
+            environment: self.folder.clone(),
+            source: what.into(),
+        })
     }
 
     /// Whether each list of free pages ends within its value. libmdbx's check reads on to where a list says that it ends.

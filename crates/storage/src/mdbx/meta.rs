@@ -5,6 +5,8 @@
 //!   0  8  magic above 8 bits of version         36  4  first page that was never given out
 //!   8  8  transaction                           44  4  page size
 //!  28  4  most pages there may be              176  8  transaction again, written last
+//! page n x page size (page_t)
+//!  10  2  kind of page                          16  4  its number
 //! ```
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
@@ -13,6 +15,8 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 const MAGIC_OFFSET: usize = super::PAGE_HEADER_BYTES;
 /// How many first pages there are (`NUM_METAS`).
 const METAS: u64 = 3;
+/// What the header of such a page says of its kind (`P_META`), and nothing else.
+const META_FLAG: u16 = 0x08;
 /// Bytes of a page that are looked at.
 const META_BYTES: usize = MAGIC_OFFSET + 184;
 /// The page sizes there are here, for a file whose first page is damaged.
@@ -50,12 +54,23 @@ pub(crate) fn read(file: &File) -> io::Result<Result<Meta, String>> {
             metas.extend(read(number * page_bytes)?.iter().filter_map(decode).filter(|meta| meta.page_bytes == page_bytes));
         }
     }
-    let latest = metas.into_iter().max_by_key(|meta| meta.transaction);
-    Ok(latest.ok_or_else(|| match first.as_ref().map(describe) {
-        None => "its data file is shorter than its first page".to_owned(),
-        Some(Some(what)) => what,
-        Some(None) => "none of its first pages is whole".to_owned(),
-    }))
+    let Some(latest) = metas.into_iter().max_by_key(|meta| meta.transaction) else {
+        return Ok(Err(match first.as_ref().map(describe) {
+            None => "its data file is shorter than its first page".to_owned(),
+            Some(Some(what)) => what,
+            Some(None) => "none of its first pages is whole".to_owned(),
+        }));
+    };
+    // libmdbx looks at the header of a first page that is not the latest once it is to be written, and then no open is possible any more.
+    for number in 0..METAS {
+        let Some(page) = read(number * latest.page_bytes)? else { continue };
+        let flags = u16::from_le_bytes(page[10..12].try_into().expect("2 bytes"));
+        let at = u32::from_le_bytes(page[16..20].try_into().expect("4 bytes"));
+        if (flags, u64::from(at)) != (META_FLAG, number) {
+            return Ok(Err(format!("the header of its first page {number} is damaged: flags {flags:#x}, number {at}")));
+        }
+    }
+    Ok(Ok(latest))
 }
 
 /// Whether the first pages of `file`, those of them that are there, are as they were made: nothing was ever committed.

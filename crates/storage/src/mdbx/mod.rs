@@ -630,6 +630,7 @@ fn open_error(action: &'static str, folder: &Path, source: libmdbx::Error) -> Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt;
 
     #[test]
     fn a_transaction_that_failed_is_not_committed_in_silence() {
@@ -683,6 +684,26 @@ mod tests {
                 assert!(matches!(open(dir.path()), Err(Error::BadEnvironment { .. })), "{bytes} of {page_bytes}");
                 assert_eq!(fs::read(dir.path().join(DATA_FILE)).unwrap(), used[..bytes]);
             }
+        }
+    }
+
+    #[test]
+    fn a_damaged_header_of_any_first_page_is_found_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        open_records(dir.path(), &["t"]).unwrap().check_structure().unwrap();
+        let file = File::options().read(true).write(true).open(dir.path().join(DATA_FILE)).unwrap();
+        for (page, byte, bit) in (0..3).flat_map(|page| [10, 11, 16, 17, 18, 19].map(|byte| (page, byte, byte % 8))) {
+            let at = page * RECORDS_PAGE_BYTES as u64 + byte;
+            let flip = || {
+                let mut bytes = [0];
+                file.read_exact_at(&mut bytes, at).unwrap();
+                file.write_all_at(&[bytes[0] ^ 1 << bit], at).unwrap();
+            };
+            flip();
+            let found = open_records(dir.path(), &["t"]).and_then(|db| db.check_structure());
+            assert!(matches!(found, Err(Error::BadEnvironment { .. })), "page {page}, byte {byte}: {found:?}");
+            flip();
+            open_records(dir.path(), &["t"]).unwrap().check_structure().unwrap();
         }
     }
 }
