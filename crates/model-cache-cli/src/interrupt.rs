@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 const GRACE: Duration = Duration::from_millis(350);
 
 /// Within how long a second signal is the first one over again: who signals a process and its group, as timeout(1) does, says it twice at once.
-const AT_ONCE: Duration = Duration::from_millis(50);
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// Whether the user asked to stop, and how.
 #[derive(Clone)]
