@@ -1408,6 +1408,7 @@ fn damage_in_a_store_or_a_backup_is_told_once_with_what_was_left_out() {
     let skipped = machine.run(["restore", &backup, "--to", &again, "--skip-damaged"]);
     assert!(skipped.code == 5 && skipped.text().contains("model-Q4_K_M.gguf"), "{skipped:?}");
     assert!(skipped.err.contains("what is damaged in the backup was left out"), "{skipped:?}");
+    assert!(skipped.err.ends_with("hint: pull again, into the new store, what came from the Hub\n"), "{skipped:?}");
     assert_eq!(machine.run(["verify", "--digest", "--store", &part]).code, 0);
     assert_eq!(machine.run(["restore", &backup, "--check", "--skip-damaged"]).code, 2);
     // A new backup of a damaged store tells each damage once, and what it copied of the rest.
@@ -1426,7 +1427,8 @@ fn damage_in_a_store_or_a_backup_is_told_once_with_what_was_left_out() {
         "{document}"
     );
     let looked = machine.run(["backup", &backup, "--recheck"]);
-    assert!(looked.code == 5 && looked.err.contains("--snapshot 1 --skip-damaged restores what is sound"), "{looked:?}");
+    let hint = format!("hint: to restore what is sound:\nhint: model-cache restore {backup} --snapshot 1 --skip-damaged\n");
+    assert!(looked.code == 5 && looked.err.ends_with(&hint), "{looked:?}");
     // An export that checks writes the others.
     let exported = machine.run(["export", REPO, "--to", &out, "--check"]);
     assert!(

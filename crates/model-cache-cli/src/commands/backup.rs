@@ -113,7 +113,7 @@ fn tell(cx: &Context, report: &BackupReport, dir: &Path, started: Instant) -> Re
             listed(&snapshots)
         ));
         let snapshot = first.snapshots.first().copied().unwrap_or_default();
-        cx.suggest(&format!("model-cache restore {} --snapshot {snapshot} --skip-damaged restores what is sound", shown(dir)));
+        cx.suggest(&format!("to restore what is sound:\nmodel-cache restore {} --snapshot {snapshot} --skip-damaged", shown(dir)));
     }
     Ok(())
 }
@@ -220,7 +220,7 @@ pub(super) async fn restore(
     if !report.skipped.is_empty() {
         show_left_out(cx, &report.skipped)?;
         cx.warn("what is damaged in the backup was left out");
-        cx.suggest("model-cache pull fetches again what came from the Hub");
+        cx.suggest("pull again, into the new store, what came from the Hub");
     }
     Ok(code)
 }
