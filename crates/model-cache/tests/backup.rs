@@ -675,6 +675,25 @@ fn a_snapshot_whose_own_files_are_damaged_keeps_its_content_and_is_told() {
     assert_eq!(back_up(&cache, &backup, 1).dropped_bytes, 100_000);
 }
 
+#[test]
+fn a_snapshot_with_the_last_of_all_numbers_is_told_and_nothing_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup = dir.path().join("backup");
+    let cache = local(&dir.path().join("store"));
+    import(&cache, "me/a", "x", &bytes(1, 100_000));
+    back_up(&cache, &backup, 1);
+    import(&cache, "me/a", "y", &bytes(2, 100_000));
+    let last = backup.join("snapshots/18446744073709551615.json");
+    fs::write(&last, "{}").unwrap();
+    fs::write(backup.join("snapshots/9.sha256"), "of none").unwrap();
+    let before = [names(&backup.join("snapshots")), names(&backup.join("blobs"))];
+    let refused = refusal(cache.backup(&backup, &BackupOptions::default()));
+    assert!(refused.starts_with("Usage") && refused.contains("snapshots/18446744073709551615.json"), "{refused}");
+    assert_eq!([names(&backup.join("snapshots")), names(&backup.join("blobs"))], before);
+    fs::remove_file(last).unwrap();
+    assert_eq!(back_up(&cache, &backup, 1).snapshot, 2);
+}
+
 // -- ends that come early ------------------------------------------------------------------------------------------
 
 #[test]

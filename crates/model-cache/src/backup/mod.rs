@@ -123,9 +123,14 @@ impl ModelCache {
         }
         self.refuse_entangled(to)?;
         let folder = Folder::open_to_write(to)?;
+        let numbers = folder.snapshots()?;
+        let Some(snapshot) = numbers.last().map_or(Some(1), |newest| newest.checked_add(1)) else {
+            let reason = format!("no number comes after that of snapshots/{}.json in it; move that file elsewhere", u64::MAX);
+            return Err(Error::InvalidOption { name: "DIR", value: to.display().to_string(), reason });
+        };
         folder.drop_unfinished_snapshots()?;
         let mut old = Vec::new();
-        for number in folder.snapshots()? {
+        for number in numbers {
             old.push((number, folder.read_snapshot(number)?));
         }
         let mut run = Run {
@@ -135,12 +140,11 @@ impl ModelCache {
             there: folder.blobs()?,
             sha256s: HashMap::new(),
             damaged: HashMap::new(),
-            report: BackupReport::default(),
+            report: BackupReport { snapshot, ..BackupReport::default() },
         };
         for document in old.iter().filter_map(|(_, read)| read.as_ref().ok()) {
             run.sha256s.extend(document.blobs.iter().filter_map(|blob| Some((blob.digest, blob.sha256()?))));
         }
-        run.report.snapshot = old.last().map_or(1, |(number, _)| number + 1);
         let document = run.copy()?;
         let newest = old.iter().rev().find_map(|(number, read)| Some((*number, read.as_ref().ok()?)));
         if let Some((snapshot, newest)) = newest.filter(|(_, newest)| !newest.files.is_empty()) {
