@@ -1446,6 +1446,22 @@ fn damage_in_a_store_or_a_backup_is_told_once_with_what_was_left_out() {
 }
 
 #[test]
+fn a_restore_tells_of_a_full_disk_only_where_it_leaves_one() {
+    let machine = Machine::with_model(6 * MIB);
+    machine.json(&["pull", REPO, "-q", "Q4_K_M"]);
+    let [backup, new, on_disk] = ["backup", "new", "store/new"].map(|name| machine.path(name).to_str().unwrap().to_owned());
+    assert_eq!(machine.run(["backup", &backup]).code, 0);
+    let restored = machine.run(["restore", &backup, "--to", &new]);
+    assert!(restored.code == 0 && !restored.err.contains("warning"), "{restored:?}");
+    assert!(std::fs::metadata(machine.path("new/ballast")).unwrap().blocks() * 512 >= 16 * MIB);
+    // With room for it, and not for all of the ballast too.
+    let script = r#"head -c $(($(df -B1 --output=avail "$STORE" | tail -n 1) - 31457280)) /dev/zero > "$STORE"/full; exec "$@""#;
+    let restored = machine.on_small_disk(script, &["restore", &backup, "--to", &on_disk]);
+    assert_eq!((restored.code, restored.err.matches("warning: the disk is nearly full").count()), (0, 1), "{restored:?}");
+    assert!(!restored.err.contains(": 0 B of"), "{restored:?}");
+}
+
+#[test]
 fn an_interrupted_backup_says_that_it_made_no_snapshot_and_what_the_next_one_does() {
     let machine = Machine::with_model(60 * MIB);
     machine.json(&["pull", REPO, "--all"]);

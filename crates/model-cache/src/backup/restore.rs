@@ -516,7 +516,7 @@ impl Building {
             manifests: document.manifests.iter().map(|manifest| (manifest.repo.clone(), manifest.entry.clone())).collect(),
         })?;
         fail_point("restore.recorded");
-        drop(spared);
+        store.take_ballast_back(spared);
         drop(store);
         // The names of its files must not be lost once it has its place; their content is durable.
         let syncing = || format!("could not make {} durable", path.display());

@@ -44,7 +44,10 @@ use crate::{
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use storage::{
     Alignment, Ballast, Extents, GivenUp, LeaseFile, MAX_LEASE_ID, ReadTxn, Records, Shared, StorageRegistry, WriteTxn,
@@ -88,6 +91,8 @@ pub(crate) struct Store {
     told: Mutex<HashSet<String>>,
     /// Set once it was logged that the ballast is not whole, or found that it is.
     ballast_told: OnceLock<()>,
+    /// While it is not there because this process wants its room, which says nothing of the disk.
+    ballast_is_spared: AtomicBool,
     /// The number last given to a blob, once one was.
     given_id: Mutex<Option<u64>>,
     /// Set once the structures of each environment were found sound.
@@ -146,6 +151,7 @@ impl Store {
             touched: Mutex::default(),
             told: Mutex::default(),
             ballast_told: OnceLock::new(),
+            ballast_is_spared: AtomicBool::new(false),
             given_id: Mutex::default(),
             records_are_sound: OnceLock::new(),
             extents_are_sound: OnceLock::new(),
@@ -162,6 +168,9 @@ impl Store {
     /// Says, once, that the disk is too full for the ballast: to who adds to the store. Who only reads, or makes room, can do nothing
     /// else about it.
     fn tell_ballast(&self) {
+        if self.ballast_is_spared.load(Ordering::Relaxed) {
+            return;
+        }
         self.ballast_told.get_or_init(|| {
             let taken_bytes = self.ballast.taken_bytes();
             if taken_bytes < BALLAST_BYTES {
@@ -297,9 +306,18 @@ impl Store {
         needed_bytes.saturating_add(beside_bytes).max(TO_OPEN_BYTES)
     }
 
-    /// Gives the ballast's room up until the guard is dropped: to a store that is being made it is no use yet.
+    /// Gives the ballast's room up until it is [taken back](Self::take_ballast_back): to a store that is being made it is no use yet.
     pub(crate) fn spare_ballast(&self) -> Result<GivenUp<'_>> {
-        self.ballast.give_up().attempted(writing)
+        let spared = self.ballast.give_up().attempted(writing)?;
+        self.ballast_is_spared.store(true, Ordering::Relaxed);
+        Ok(spared)
+    }
+
+    /// Takes the ballast's room back, and says where the disk is too full for it.
+    pub(crate) fn take_ballast_back(&self, spared: GivenUp<'_>) {
+        drop(spared);
+        self.ballast_is_spared.store(false, Ordering::Relaxed);
+        self.tell_ballast();
     }
 
     // -- activities ----------------------------------------------------------------------------------------------
