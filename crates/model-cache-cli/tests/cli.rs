@@ -1388,6 +1388,44 @@ fn a_store_is_backed_up_checked_and_restored_with_the_promised_documents_and_exi
 }
 
 #[test]
+fn what_a_backup_says_it_dropped_or_kept_of_another_store_is_what_it_did() {
+    let machine = Machine::new(Vec::new());
+    let backup = machine.path("backup");
+    let import = |name: &str, store: &str| {
+        std::fs::write(machine.path(name), name).unwrap();
+        let (file, store) = (machine.path(name), machine.path(store));
+        let imported = machine.run(["import".as_ref(), "me/a".as_ref(), file.as_os_str(), "--store".as_ref(), store.as_os_str()]);
+        assert_eq!(imported.code, 0, "{imported:?}");
+    };
+    let back_up = |store: &str, more: &[&str]| {
+        let store = machine.path(store);
+        let args = ["backup", backup.to_str().unwrap(), "--keep", "1", "--store", store.to_str().unwrap()];
+        let made = machine.run(args.iter().chain(more));
+        assert_eq!(made.code, 0, "{made:?}");
+        let there = std::fs::read_dir(backup.join("snapshots")).unwrap().map(|entry| entry.unwrap().path());
+        (made.err, there.filter(|path| path.extension() == Some("json".as_ref())).count())
+    };
+    for (name, store) in [("x", "one"), ("y", "other")] {
+        import(name, store);
+    }
+    assert_eq!(back_up("one", &[]).1, 1);
+    // Another store's, of which all is to go.
+    let (said, there) = back_up("other", &["--drop-others"]);
+    let expected = "warning: the newest snapshot before is of another store, or has nothing of this one: is this the right store? \
+                    Dropped, as --drop-others and --keep say: snapshots 1\n";
+    assert!(there == 1 && said.contains(expected) && !said.contains("no older snapshot was dropped"), "{said}");
+    // Another store's, which stays.
+    let (said, there) = back_up("one", &[]);
+    assert!(there == 2 && said.contains("is of another store, of which no older snapshot was dropped"), "{said}");
+    // This store's, all of it new since.
+    assert_eq!(machine.run(["rm", "me/a", "--yes", "--store", machine.path("one").to_str().unwrap()]).code, 0);
+    import("z", "one");
+    let (said, there) = back_up("one", &[]);
+    assert!(there == 3 && said.contains("nothing of this store's newest snapshot before is in this one, so no older"), "{said}");
+    assert_eq!(back_up("one", &[]).1, 2);
+}
+
+#[test]
 fn damage_in_a_store_or_a_backup_is_told_once_with_what_was_left_out() {
     let machine = Machine::with_model(12 * MIB);
     machine.json(&["pull", REPO, "--all"]);

@@ -53,12 +53,12 @@ pub(super) async fn backup(cx: &Context, dir: PathBuf, keep: u64, drop_others: b
             "elapsed_ms": started.elapsed().as_millis() as u64,
         }))?;
     } else {
-        tell(cx, &report, &dir, started)?;
+        tell(cx, &report, &dir, drop_others, started)?;
     }
     Ok(if report.left_out.is_empty() && report.bad.is_empty() { Code::Done } else { Code::Integrity })
 }
 
-fn tell(cx: &Context, report: &BackupReport, dir: &Path, started: Instant) -> Result<(), Failure> {
+fn tell(cx: &Context, report: &BackupReport, dir: &Path, drop_others: bool, started: Instant) -> Result<(), Failure> {
     let shared = if report.shared_bytes > 0 && report.shared_bytes == report.copied_bytes { ", no space taken" } else { "" };
     cx.say(&format!(
         "Backed up {}, {} ({} copied{shared}), to {} in {}: snapshot {}",
@@ -82,17 +82,19 @@ fn tell(cx: &Context, report: &BackupReport, dir: &Path, started: Instant) -> Re
         cx.suggest(&format!("model-cache restore {} --check --snapshot {}", shown(dir), report.damaged_snapshots[0]));
     }
     if report.another_store {
-        // The newest before, unless its own files are damaged.
-        let is_other = report.other_snapshots.last() == Some(&(report.snapshot - 1));
-        cx.warn(match is_other {
-            true => {
-                "the newest snapshot before is of another store, of which no older snapshot was dropped: is this the right store?"
+        let what = match (report.kept_as_all_is_new, drop_others) {
+            (true, _) => "nothing of this store's newest snapshot before is in this one, so no older snapshot was dropped",
+            (false, true) => "the newest snapshot before is of another store, or has nothing of this one",
+            (false, false) => "the newest snapshot before is of another store, of which no older snapshot was dropped",
+        };
+        let then = match (report.kept_as_all_is_new, report.dropped_snapshots.as_slice()) {
+            (true, _) => " If it is, the next backup drops them as --keep says".to_owned(),
+            (false, dropped @ [_, ..]) if drop_others => {
+                format!(" Dropped, as --drop-others and --keep say: snapshots {}", listed(dropped))
             }
-            false => {
-                "nothing of the newest snapshot before is in this one, so no older snapshot was dropped: is this the right store? \
-                 If it is, the next backup drops them as --keep says"
-            }
-        });
+            _ => String::new(),
+        };
+        cx.warn(&format!("{what}: is this the right store?{then}"));
         cx.suggest("--store or MODEL_CACHE_HOME names another store");
     }
     if !report.other_snapshots.is_empty() {

@@ -87,9 +87,11 @@ pub struct BackupReport {
     pub bad: Vec<BadBackupFile>,
     /// Files that were begun in the store and are not complete, so not in it.
     pub unfinished: Vec<String>,
-    /// Whether the newest snapshot before is of another store, or nothing of it is in this one. Where all of this store is new, no older one
-    /// of it was dropped; the next backup drops those.
+    /// Whether the newest snapshot before is of another store, or nothing of it is in this one.
     pub another_store: bool,
+    /// Whether older snapshots were kept because nothing of this store's newest one is in this one; the next backup drops them. Not
+    /// with [`BackupOptions::drop_others`].
+    pub kept_as_all_is_new: bool,
     /// Numbers of the older snapshots that are of other stores. They stay, and what they need, unless [`BackupOptions::drop_others`] is set.
     pub other_snapshots: Vec<u64>,
     /// Numbers of the snapshots that are gone now. None while anything is left out.
@@ -444,7 +446,8 @@ impl Run<'_> {
         let (own, others): (Vec<_>, Vec<_>) = whole.partition(|(_, older)| self.options.drop_others || new.is_of_store_of(older));
         self.report.other_snapshots = others.iter().map(|(number, _)| *number).collect();
         let all_is_new = own.last().is_some_and(|(_, newest)| !newest.files.is_empty() && !new.shares_with(newest));
-        if !self.report.left_out.is_empty() || (all_is_new && !self.options.drop_others) {
+        self.report.kept_as_all_is_new = all_is_new && !self.options.drop_others;
+        if !self.report.left_out.is_empty() || self.report.kept_as_all_is_new {
             // An older snapshot may have what is missing here.
             return Plan { gone: None, stay: own.into_iter().chain(others).collect() };
         }
