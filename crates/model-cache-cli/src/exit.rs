@@ -127,6 +127,14 @@ impl Failure {
         self
     }
 
+    /// The hint's last line, a command, with `words` more, where the error has a hint that ends in one which `is_meant`.
+    pub(crate) fn lengthen_hint(mut self, words: &str, is_meant: impl Fn(&str) -> bool) -> Self {
+        if let Some(hint) = self.hint.as_mut().filter(|hint| hint.lines().last().is_some_and(is_meant)) {
+            hint.push_str(words);
+        }
+        self
+    }
+
     /// A line under the message.
     pub(crate) fn detail(mut self, line: impl Into<String>) -> Self {
         self.more.details.push(line.into());
@@ -412,6 +420,8 @@ mod tests {
             Error::TargetFull { path: folder(), needed_bytes: 1, free_bytes: 0 },
             Error::OthersInStore { path: folder(), others: vec!["x".to_owned()] },
             Error::EmptyStore { store: folder(), path: folder(), snapshot: 1, files: 1 },
+            Error::AnotherStore { store: folder(), path: folder(), snapshot: 2, own: Some(1) },
+            Error::AnotherStore { store: folder(), path: folder(), snapshot: 2, own: None },
             Error::NoSnapshot { path: folder(), snapshot: 1, there: vec![2] },
             Error::StoreExists { path: folder() },
             Error::StoreInUse { path: folder(), processes: vec![1] },

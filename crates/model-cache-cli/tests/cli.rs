@@ -1417,6 +1417,14 @@ fn what_a_backup_says_it_dropped_or_kept_of_another_store_is_what_it_did() {
     // Another store's, which stays.
     let (said, there) = back_up("one", &[]);
     assert!(there == 2 && said.contains("is of another store, of which no older snapshot was dropped"), "{said}");
+    // A store is not replaced by another one's because that is the newest.
+    let [one, other] = ["one", "other"].map(|name| machine.path(name).to_str().unwrap().to_owned());
+    let backup_shown = backup.to_str().unwrap();
+    let refused = machine.run(["restore", backup_shown, "--to", &other, "--replace"]);
+    let command = format!("model-cache restore {backup_shown} --replace --snapshot 2 --to {other}");
+    assert_eq!((refused.code, refused.err.ends_with(&format!("hint: the newest of this store:\nhint: {command}\n"))), (2, true), "{refused:?}");
+    assert_eq!(machine.run(command.split(' ').skip(1)).code, 0);
+    assert_eq!(machine.run(["restore", backup_shown, "--store", &one, "--replace"]).code, 0);
     // This store's, all of it new since.
     assert_eq!(machine.run(["rm", "me/a", "--yes", "--store", machine.path("one").to_str().unwrap()]).code, 0);
     import("z", "one");

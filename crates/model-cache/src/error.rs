@@ -411,6 +411,18 @@ pub enum Error {
         /// Files in that.
         files: u64,
     },
+    /// The newest snapshot of a backup was to take the place of a store that it is not of, and nobody chose it.
+    #[error("snapshot {snapshot}, the newest of the backup {path:?}, is of another store than {store:?}; nothing was restored")]
+    AnotherStore {
+        /// The folder of the store that was to be replaced.
+        store: PathBuf,
+        /// The backup's folder.
+        path: PathBuf,
+        /// The backup's newest snapshot.
+        snapshot: u64,
+        /// The newest one that is of this store.
+        own: Option<u64>,
+    },
     /// A backup does not have this snapshot.
     #[error("the backup {path:?} has no snapshot {snapshot}, but {}", numbers(.there))]
     NoSnapshot {
@@ -560,6 +572,7 @@ impl Error {
             | Self::NotASlice { .. }
             | Self::SplitGguf { .. }
             | Self::NotConfirmed { .. }
+            | Self::AnotherStore { .. }
             | Self::QuantNotChosen { .. } => ErrorKind::Usage,
             Self::RepoNotFound { .. }
             | Self::RevisionNotFound { .. }
@@ -730,6 +743,13 @@ impl Error {
             Self::EmptyStore { .. } => Some(
                 "is it the right store? --store or MODEL_CACHE_HOME names another; to back up an empty one, name another DIR".to_owned(),
             ),
+            Self::AnotherStore { path, own: Some(own), .. } => {
+                let backup = shell_word(&path.to_string_lossy());
+                Some(format!("the newest of this store:\nmodel-cache restore {backup} --replace --snapshot {own}"))
+            }
+            Self::AnotherStore { snapshot, .. } => {
+                Some(format!("the backup has none of this store; --snapshot {snapshot} takes that one all the same"))
+            }
             Self::NoSnapshot { .. } => Some("without --snapshot it is the newest".to_owned()),
             Self::StoreExists { .. } => Some("--replace puts the backup in its place, --to DIR makes another store".to_owned()),
             Self::StoreInUse { .. } => Some("end what has it open (a mount, a server, a pull) first".to_owned()),

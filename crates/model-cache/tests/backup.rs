@@ -571,6 +571,43 @@ fn a_store_that_was_restored_goes_on_with_the_snapshots_of_the_one_it_was_made_o
     }
 }
 
+#[test]
+fn a_store_is_replaced_by_another_ones_snapshot_only_where_that_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backup, one) = (dir.path().join("backup"), dir.path().join("one"));
+    let [here, other, strange] = ["one", "other", "strange"].map(|name| local(&dir.path().join(name)));
+    import(&here, "me/a", "x", &bytes(1, 100_000));
+    import(&other, "me/b", "y", &bytes(2, 100_000));
+    import(&strange, "me/c", "z", &bytes(3, 100_000));
+    back_up(&here, &backup, 9);
+    back_up(&here, &backup, 9);
+    back_up(&other, &backup, 9);
+    back_up(&strange, &dir.path().join("elsewhere"), 9);
+    let (own, others) = (files(&here), files(&other));
+    drop((here, other, strange));
+    let replace = |name: &str, snapshot| {
+        let options = RestoreOptions { replace: true, snapshot, ..RestoreOptions::default() };
+        ModelCache::restore(&backup, &dir.path().join(name), &options)
+    };
+    let error = replace("one", None).unwrap_err();
+    assert!(matches!(error, Error::AnotherStore { snapshot: 3, own: Some(2), .. }), "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    let error = replace("strange", None).unwrap_err();
+    assert!(matches!(error, Error::AnotherStore { snapshot: 3, own: None, .. }), "{error:?}");
+    assert_eq!(names(dir.path()), ["backup", "elsewhere", "one", "other", "strange"], "nothing else is left");
+    assert!(files(&local(&one)) == own);
+    assert_eq!(replace("other", None).unwrap().snapshot, 3);
+    assert_eq!(replace("one", Some(3)).unwrap().snapshot, 3);
+    assert!(files(&local(&one)) == others);
+    // It is the other now. One that was never backed up has no id, one whose records can't be read has none that is known.
+    assert_eq!(replace("one", None).unwrap().snapshot, 3);
+    import(&local(&dir.path().join("new")), "me/d", "w", &bytes(4, 10));
+    assert_eq!(replace("new", None).unwrap().snapshot, 3);
+    fs::write(dir.path().join("strange/model_cache_manifests/mdbx.dat"), vec![7; 100_000]).unwrap();
+    assert_eq!(replace("strange", None).unwrap().snapshot, 3);
+    assert!(files(&local(&dir.path().join("strange"))) == others);
+}
+
 /// Writes a snapshot's document as builds that knew no ids of stores did.
 fn without_store_id(backup: &Path, number: u64) {
     let (document, sums) = (backup.join(format!("snapshots/{number}.json")), backup.join(format!("snapshots/{number}.sha256")));

@@ -177,6 +177,7 @@ pub(super) async fn restore(
     skip_damaged: bool,
     snapshot: Option<u64>,
 ) -> Result<Code, Failure> {
+    let to_typed = to.as_deref().map_or_else(String::new, |to| format!(" --to {}", shown(to)));
     // By what was typed, or could be.
     let (store, option) = match to {
         Some(store) => (store, "to"),
@@ -194,7 +195,10 @@ pub(super) async fn restore(
     };
     let result = cx.blocking(restore).await;
     progress.end();
-    let report = result?;
+    // The snapshot it suggests, to the same place.
+    let report = result.map_err(|failure| {
+        failure.lengthen_hint(&to_typed, |command| command.starts_with("model-cache restore ") && command.contains(" --snapshot "))
+    })?;
     let code = if report.skipped.is_empty() { Code::Done } else { Code::Integrity };
     if cx.global.json {
         output::json(&json!({

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     cache::ModelCache,
     digest::Digest,
+    doctor::store_id,
     error::{Attempted, Error, ErrorKind, Result},
     export::{folder_without_dots, real_folder, target_full},
     import::fill_from,
@@ -91,7 +92,7 @@ impl BadBackupFile {
 pub struct RestoreOptions {
     /// The number of the snapshot. Default: the newest.
     pub snapshot: Option<u64>,
-    /// Whether a store that is there is replaced. Default: no.
+    /// Whether a store that is there is replaced; by a snapshot of another store, only one that [`snapshot`](Self::snapshot) names. Default: no.
     pub replace: bool,
     /// Whether files whose content is damaged in the backup are left out, and all others restored. Default: no; nothing is restored then.
     pub skip_damaged: bool,
@@ -149,7 +150,8 @@ impl ModelCache {
     /// takes away. Needs the room of the whole store beside one that is replaced.
     ///
     /// # Errors
-    /// Before anything is made: [`Error::StoreExists`] unless `replace` is set, [`Error::StoreInUse`] if any process has the store open,
+    /// Before anything is made: [`Error::StoreExists`] unless `replace` is set, [`Error::AnotherStore`] where the newest snapshot is of
+    /// another store than the one that is there and `snapshot` names none, [`Error::StoreInUse`] if any process has the store open,
     /// [`Error::OthersInStore`] if other files lie in its folder, [`Error::InvalidOption`] for a folder that can't be a store or lies in
     /// one, [`Error::BackupDamaged`], [`Error::TargetFull`], and those of
     /// [`check_backup`](Self::check_backup). [`Error::Io`], [`Error::Storage`], [`Error::Cancelled`].
@@ -157,6 +159,9 @@ impl ModelCache {
         let folder = Folder::open_to_read(from)?;
         let target = Target::look_at(store, &folder, options.replace)?;
         let (number, document) = choose(&folder, options.snapshot)?;
+        if let (There::Store(_), None, Ok(newest)) = (&target.there, options.snapshot, &document) {
+            refuse_another_store(&folder, &target.store, number, newest)?;
+        }
         let total_bytes = document.as_ref().map_or(0, |document| document.size_bytes().saturating_mul(2));
         let mut paced = Paced::new(options.progress.as_ref(), options.cancel.as_ref(), total_bytes);
         let checked = check(&folder, number, document.as_ref(), &mut paced)?;
@@ -207,6 +212,21 @@ fn choose(folder: &Folder, number: Option<u64>) -> Result<(u64, super::Old)> {
         return Err(Error::NoSnapshot { path: folder.path().to_owned(), snapshot: number, there: snapshots });
     }
     Ok((number, folder.read_snapshot(number)?))
+}
+
+/// Refuses to put the newest snapshot, which nobody chose, in the place of a store that it is not of, as far as their ids say: one that can't
+/// be read may be what somebody wants to mend.
+fn refuse_another_store(folder: &Folder, store: &Path, snapshot: u64, newest: &Document) -> Result<()> {
+    let Some(other) = &newest.store else { return Ok(()) };
+    let Some(id) = store_id(store).filter(|id| id != other) else { return Ok(()) };
+    let mut own = None;
+    for number in folder.snapshots()?.into_iter().rev() {
+        if folder.read_snapshot(number)?.is_ok_and(|document| document.store.as_deref() == Some(&id)) {
+            own = Some(number);
+            break;
+        }
+    }
+    Err(Error::AnotherStore { store: store.to_owned(), path: folder.path().to_owned(), snapshot, own })
 }
 
 fn check(

@@ -11,6 +11,8 @@ mod settings;
 mod store;
 mod temporary;
 
+pub(crate) use store::store_id;
+
 use crate::{
     builder::ModelCacheBuilder,
     download::blocking,

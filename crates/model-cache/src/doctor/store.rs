@@ -143,6 +143,24 @@ impl Records {
     }
 }
 
+/// The id of the store in `folder`, from a copy of its records, in the folder for temporary files or else beside the store; `None` where it
+/// has none, or none that can be read.
+pub(crate) fn store_id(folder: &Path) -> Option<String> {
+    let read_in = |temporary: &Path| -> Result<_> {
+        let reading = || format!("the id of the store {} can't be read", folder.display());
+        let io = |source| Error::Io { action: "make a folder for a copy of the records in", path: temporary.to_owned(), source };
+        let copy = TemporaryFolder::new_in(temporary).map_err(io)?;
+        storage::copy_environment(&folder.join(MANIFESTS_FOLDER), copy.path()).attempted(reading)?;
+        let records = StorageRegistry::new(copy.path()).records(copy.path(), &TABLES).attempted(reading)?;
+        records.begin_read().attempted(reading)?.get_bytes(&STORE, "id").attempted(reading)
+    };
+    let places = [std::env::temp_dir(), folder.parent().unwrap_or(folder).to_owned()];
+    let read = places.iter().find_map(|temporary| {
+        read_in(temporary).inspect_err(|error| tracing::debug!(error = %error.chain(), "no id of the store")).ok()
+    });
+    String::from_utf8(read??).ok()
+}
+
 fn all<R: Record>(
     txn: &storage::ReadTxn<'_>,
     table: &Table<R>,
