@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
@@ -1028,6 +1028,56 @@ fn a_restore_takes_nothing_from_who_has_a_store_or_other_files_there() {
     assert!(replaced(&moments.path("link")).unwrap().replaced);
     assert!(fs::symlink_metadata(moments.path("link")).unwrap().is_symlink());
     assert!(files(&local(&store)) == moments.first);
+}
+
+/// Mode, owner and group of each file and folder of a store.
+fn whose(store: &Path) -> BTreeMap<String, (u32, u32, u32)> {
+    let folders = ["", "model_cache_chunks", "model_cache_manifests"];
+    let listed = folders.iter().flat_map(|folder| names(&store.join(folder)).into_iter().map(move |name| format!("{folder}/{name}")));
+    let all = listed.chain([String::new()]);
+    all.map(|name| {
+        let there = fs::symlink_metadata(store.join(name.trim_start_matches('/'))).unwrap();
+        (name, (there.mode() & 0o7777, there.uid(), there.gid()))
+    })
+    .collect()
+}
+
+#[test]
+fn a_restored_store_is_for_whom_the_folder_was_that_it_takes_the_place_of() {
+    let moments = TwoMoments::new();
+    let (backup, store, empty, fresh) = (moments.path("first"), moments.path("store"), moments.path("empty"), moments.path("fresh"));
+    let (own, group) = (fs::metadata(&store).unwrap().uid(), fs::metadata(&store).unwrap().gid());
+    // Who is not root can't give files away.
+    let someone = if is_root() { (4321, 1234) } else { (own, group) };
+    let replace = RestoreOptions { replace: true, ..RestoreOptions::default() };
+    restore(&backup, &fresh, None).unwrap();
+    assert_eq!(whose(&fresh)[""], (0o700, own, group));
+    for mode in [0o2770, 0o770, 0o700, 0o750] {
+        let begin = |folder: &Path| {
+            std::os::unix::fs::chown(folder, Some(someone.0), Some(someone.1)).unwrap();
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let _ = fs::remove_dir_all(&empty);
+        fs::create_dir(&empty).unwrap();
+        begin(&empty);
+        begin(&store);
+        restore(&backup, &empty, None).unwrap();
+        ModelCache::restore(&backup, &store, &replace).unwrap();
+        for restored in [&empty, &store] {
+            let inner = if mode & 0o020 == 0 { 0o700 } else { mode };
+            for (name, (found, uid, gid)) in whose(restored) {
+                assert_eq!((uid, gid), someone, "{mode:o} {name}");
+                let expected = match name.as_str() {
+                    "" => mode,
+                    "/model_cache_chunks" | "/model_cache_manifests" => inner,
+                    _ => inner & 0o660,
+                };
+                assert_eq!(found, expected, "{mode:o} {name}: {found:o}");
+            }
+            assert_eq!(whose(restored).len(), 9, "{:?}", whose(restored));
+            assert!(files(&local(restored)) == moments.first);
+        }
+    }
 }
 
 #[test]

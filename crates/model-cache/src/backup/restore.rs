@@ -27,7 +27,7 @@ use std::{
     ffi::OsString,
     fs,
     io::{self, Read},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -188,7 +188,7 @@ impl ModelCache {
         let replaced = matches!(target.there, There::Store(_));
         // As if what was skipped were restored already.
         let done_bytes = total_bytes - document.size_bytes();
-        building.fill(&folder, &document, done_bytes, &mut paced).map_err(|error| match error {
+        building.fill(&folder, &document, target.folder.as_ref(), done_bytes, &mut paced).map_err(|error| match error {
             Error::NoSpace { needed_bytes, free_bytes, .. }
             | Error::Storage { source: storage::Error::NoSpace { needed_bytes, free_bytes, .. }, .. } => {
                 Error::TargetFull { path: target.store.clone(), needed_bytes, free_bytes }
@@ -358,6 +358,8 @@ struct Target {
     /// Links followed, as far as it is there.
     store: PathBuf,
     there: There,
+    /// Of the folder that is there: whose it is, and whom it is for.
+    folder: Option<fs::Metadata>,
 }
 
 /// What is there now.
@@ -383,7 +385,8 @@ impl Target {
                         return refuse(format!("it lies in the store {}, whose files are its own", around.display()));
                     }
                 }
-                return Ok(Self { store: std::path::absolute(store).map_err(failed("find", store))?, there: There::Nothing });
+                let store = std::path::absolute(store).map_err(failed("find", store))?;
+                return Ok(Self { store, there: There::Nothing, folder: None });
             }
             Err(error) => return Err(failed("find", store)(error)),
         };
@@ -402,7 +405,7 @@ impl Target {
             return refuse("a file system is mounted on it, so no other folder can take its place; name one in it".to_owned());
         }
         if fs::read_dir(&real).map_err(failed("list", &real))?.next().is_none() {
-            return Ok(Self { store: real, there: There::Nothing });
+            return Ok(Self { store: real, there: There::Nothing, folder: Some(there) });
         }
         if !Store::is_in(&real) {
             return refuse("it has files and is no store".to_owned());
@@ -413,7 +416,7 @@ impl Target {
         refuse_others(&real)?;
         let leases = real.join("leases");
         match FileLock::try_exclusive(&leases).attempted(|| format!("could not take the store {} out of use", real.display()))? {
-            Some(alone) => Ok(Self { store: real, there: There::Store(alone) }),
+            Some(alone) => Ok(Self { store: real, there: There::Store(alone), folder: Some(there) }),
             None => Err(Error::StoreInUse { processes: FileLock::holders(&leases), path: real }),
         }
     }
@@ -494,9 +497,20 @@ impl Building {
         Ok(can)
     }
 
-    /// Makes the store, and lets go of it. `done_bytes` were told by then.
-    fn fill(&self, folder: &Folder, document: &Document, mut done_bytes: u64, paced: &mut Paced<'_>) -> Result<()> {
+    /// Makes the store, for whom the folder `like` is, and lets go of it. `done_bytes` were told by then.
+    fn fill(
+        &self,
+        folder: &Folder,
+        document: &Document,
+        like: Option<&fs::Metadata>,
+        mut done_bytes: u64,
+        paced: &mut Paced<'_>,
+    ) -> Result<()> {
         let path = self.folder.join(STORE);
+        create_folder(&path, false)?;
+        if let Some(like) = like {
+            share_as(&path, like)?;
+        }
         let store = Store::open(&StorageRegistry::new(&path), &path)?;
         fail_point("restore.opened");
         let spared = store.spare_ballast()?;
@@ -538,15 +552,7 @@ impl Building {
         fail_point("restore.recorded");
         store.take_ballast_back(spared);
         drop(store);
-        // The names of its files must not be lost once it has its place; their content is durable.
-        let syncing = || format!("could not make {} durable", path.display());
-        for entry in fs::read_dir(&path).map_err(failed("list", &path))? {
-            let entry = entry.map_err(failed("list", &path))?.path();
-            if entry.is_dir() {
-                storage::sync_folder(&entry).attempted(syncing)?;
-            }
-        }
-        storage::sync_folder(&path).attempted(syncing)?;
+        sync_store(&path, like)?;
         fail_point("restore.synced");
         Ok(())
     }
@@ -597,6 +603,41 @@ impl Drop for Building {
     fn drop(&mut self) {
         self.remove();
     }
+}
+
+/// Gives a new folder the owner, group and mode of another, as far as this process may: who is not root may not give away what is its own.
+fn share_as(folder: &Path, like: &fs::Metadata) -> Result<()> {
+    give_to(folder, like);
+    let there = fs::metadata(folder).map_err(failed("look at", folder))?;
+    // What was for a group that can't be had is for no other; and who makes the store works in it.
+    let not_had = if there.gid() == like.gid() { 0 } else { 0o2070 };
+    let mode = like.mode() & 0o7777 & !not_had | 0o700;
+    if there.mode() & 0o7777 != mode {
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", folder))?;
+    }
+    Ok(())
+}
+
+/// Gives a file or folder the owner and group of another, as far as this process may; whether anything was changed.
+fn give_to(path: &Path, like: &fs::Metadata) -> bool {
+    let Ok(there) = fs::symlink_metadata(path) else { return false };
+    let (owner, group) = (like.uid(), like.gid());
+    let wanted = (there.uid(), there.gid()) != (owner, group);
+    wanted && (lchown(path, Some(owner), Some(group)).is_ok() || lchown(path, None, Some(group)).is_ok())
+}
+
+/// Makes the names of a store's files durable, whose content is, and gives them to whom its folder is like.
+fn sync_store(store: &Path, like: Option<&fs::Metadata>) -> Result<()> {
+    for entry in fs::read_dir(store).map_err(failed("list", store))? {
+        let path = entry.map_err(failed("list", store))?.path();
+        let given = like.is_some_and(|like| give_to(&path, like));
+        if path.is_dir() {
+            sync_store(&path, like)?;
+        } else if given {
+            fs::File::open(&path).and_then(|file| file.sync_all()).map_err(failed("sync", &path))?;
+        }
+    }
+    storage::sync_folder(store).attempted(|| format!("could not make {} durable", store.display()))
 }
 
 /// The folder beside `store` that another is built in.
