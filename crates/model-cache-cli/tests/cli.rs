@@ -1422,7 +1422,11 @@ fn what_a_backup_says_it_dropped_or_kept_of_another_store_is_what_it_did() {
     let backup_shown = backup.to_str().unwrap();
     let refused = machine.run(["restore", backup_shown, "--to", &other, "--replace"]);
     let command = format!("model-cache restore {backup_shown} --replace --snapshot 2 --to {other}");
-    assert_eq!((refused.code, refused.err.ends_with(&format!("hint: the newest of this store:\nhint: {command}\n"))), (2, true), "{refused:?}");
+    assert_eq!(
+        (refused.code, refused.err.ends_with(&format!("hint: the newest of this store:\nhint: {command}\n"))),
+        (2, true),
+        "{refused:?}"
+    );
     assert_eq!(machine.run(command.split(' ').skip(1)).code, 0);
     assert_eq!(machine.run(["restore", backup_shown, "--store", &one, "--replace"]).code, 0);
     // This store's, all of it new since.

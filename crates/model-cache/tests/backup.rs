@@ -1033,7 +1033,8 @@ fn a_restore_takes_nothing_from_who_has_a_store_or_other_files_there() {
 /// Mode, owner and group of each file and folder of a store.
 fn whose(store: &Path) -> BTreeMap<String, (u32, u32, u32)> {
     let folders = ["", "model_cache_chunks", "model_cache_manifests"];
-    let listed = folders.iter().flat_map(|folder| names(&store.join(folder)).into_iter().map(move |name| format!("{folder}/{name}")));
+    let listed =
+        folders.iter().flat_map(|folder| names(&store.join(folder)).into_iter().map(move |name| format!("{folder}/{name}")));
     let all = listed.chain([String::new()]);
     all.map(|name| {
         let there = fs::symlink_metadata(store.join(name.trim_start_matches('/'))).unwrap();
@@ -1045,7 +1046,8 @@ fn whose(store: &Path) -> BTreeMap<String, (u32, u32, u32)> {
 #[test]
 fn a_restored_store_is_for_whom_the_folder_was_that_it_takes_the_place_of() {
     let moments = TwoMoments::new();
-    let (backup, store, empty, fresh) = (moments.path("first"), moments.path("store"), moments.path("empty"), moments.path("fresh"));
+    let (backup, store, empty, fresh) =
+        (moments.path("first"), moments.path("store"), moments.path("empty"), moments.path("fresh"));
     let (own, group) = (fs::metadata(&store).unwrap().uid(), fs::metadata(&store).unwrap().gid());
     // Who is not root can't give files away.
     let someone = if is_root() { (4321, 1234) } else { (own, group) };

@@ -115,7 +115,10 @@ fn tell(cx: &Context, report: &BackupReport, dir: &Path, drop_others: bool, star
             listed(&snapshots)
         ));
         let snapshot = first.snapshots.first().copied().unwrap_or_default();
-        cx.suggest(&format!("to restore what is sound:\nmodel-cache restore {} --snapshot {snapshot} --skip-damaged", shown(dir)));
+        cx.suggest(&format!(
+            "to restore what is sound:\nmodel-cache restore {} --snapshot {snapshot} --skip-damaged",
+            shown(dir)
+        ));
     }
     Ok(())
 }
@@ -197,7 +200,8 @@ pub(super) async fn restore(
     progress.end();
     // The snapshot it suggests, to the same place.
     let report = result.map_err(|failure| {
-        failure.lengthen_hint(&to_typed, |command| command.starts_with("model-cache restore ") && command.contains(" --snapshot "))
+        failure
+            .lengthen_hint(&to_typed, |command| command.starts_with("model-cache restore ") && command.contains(" --snapshot "))
     })?;
     let code = if report.skipped.is_empty() { Code::Done } else { Code::Integrity };
     if cx.global.json {
