@@ -127,11 +127,9 @@ impl Failure {
         self
     }
 
-    /// The hint's last line, a command, with `words` more, where the error has a hint that ends in one which `is_meant`.
-    pub(crate) fn lengthen_hint(mut self, words: &str, is_meant: impl Fn(&str) -> bool) -> Self {
-        if let Some(hint) = self.hint.as_mut().filter(|hint| hint.lines().last().is_some_and(is_meant)) {
-            hint.push_str(words);
-        }
+    /// Its hint, if it has one, as `change` makes it.
+    pub(crate) fn change_hint(mut self, change: impl FnOnce(String) -> String) -> Self {
+        self.hint = self.hint.map(change);
         self
     }
 
@@ -384,6 +382,10 @@ mod tests {
             is_pulled: false,
             is_at_hub,
         };
+        let backup_damaged = |is_partly_sound, whole_snapshot| {
+            let (path, file, reason) = (folder(), text(), text());
+            Error::BackupDamaged { path, count: 1, file, reason, snapshot: 2, is_partly_sound, whole_snapshot }
+        };
         let errors = [
             Error::InvalidRepo { name: text(), reason: "no" },
             Error::InvalidRevision { revision: text(), reason: "no" },
@@ -427,7 +429,9 @@ mod tests {
             Error::StoreInUse { path: folder(), processes: vec![1] },
             Error::NoBackup { path: folder(), reason: text() },
             Error::BackupFormat { path: folder(), found: text(), supported: 1 },
-            Error::BackupDamaged { path: folder(), count: 1, file: text(), reason: text() },
+            backup_damaged(true, None),
+            backup_damaged(false, None),
+            backup_damaged(false, Some(1)),
             Error::StoreFormat { store: folder(), found: 9, supported: 2 },
             Error::NoStore { path: folder() },
             Error::SourceChanged { path: folder() },

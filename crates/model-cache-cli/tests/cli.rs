@@ -1496,6 +1496,41 @@ fn damage_in_a_store_or_a_backup_is_told_once_with_what_was_left_out() {
 }
 
 #[test]
+fn a_snapshot_whose_document_is_damaged_is_told_with_what_can_be_done_about_it() {
+    let machine = Machine::with_model(MIB);
+    machine.json(&["pull", REPO, "--file=config.json"]);
+    let [backup, new] = ["the backup", "new"].map(|name| machine.path(name).to_str().unwrap().to_owned());
+    for _ in 0..2 {
+        assert_eq!(machine.run(["backup", &backup]).code, 0);
+    }
+    let document = machine.path("the backup/snapshots/2.json");
+    std::fs::write(&document, "{").unwrap();
+    let give_up = format!("hint: rm -f '{backup}/snapshots/2.json' '{backup}/snapshots/2.sha256'\n");
+    let checked = machine.run(["restore", &backup, "--check"]);
+    assert!(checked.code == 5 && checked.err.contains(&give_up) && !checked.err.contains("--recheck"), "{checked:?}");
+    let refused = machine.run(["restore", &backup, "--skip-damaged", "--to", &new]);
+    let command = format!("model-cache restore '{backup}' --snapshot 1 --to {new}");
+    assert!(refused.code == 5 && refused.err.ends_with(&format!("hint: one that is whole:\nhint: {command}\n")), "{refused:?}");
+    assert_eq!(machine.run(["restore", &backup, "--snapshot", "1", "--to", &new]).code, 0);
+    let refused = machine.run(["restore", &backup, "--replace"]);
+    assert!(refused.err.ends_with(&format!("hint: model-cache restore '{backup}' --snapshot 1 --replace\n")), "{refused:?}");
+    // A snapshot goes by the second backup all the same, its content does not.
+    for dropped in [0, 1] {
+        let made = machine.run(["backup", &backup]);
+        assert!(
+            made.code == 0 && made.err.contains("is not known, so no content was dropped") && made.err.contains(&give_up),
+            "{made:?}"
+        );
+        assert_eq!(machine.path("the backup/snapshots/1.json").exists(), dropped == 0);
+    }
+    // As the hint says.
+    let command = give_up.strip_prefix("hint: ").unwrap();
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success() && !document.exists());
+    let made = machine.run(["backup", &backup]);
+    assert!(made.code == 0 && !made.err.contains("damaged"), "{made:?}");
+}
+
+#[test]
 fn a_restore_tells_of_a_full_disk_only_where_it_leaves_one() {
     let machine = Machine::with_model(6 * MIB);
     machine.json(&["pull", REPO, "-q", "Q4_K_M"]);

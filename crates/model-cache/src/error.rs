@@ -462,6 +462,12 @@ pub enum Error {
         file: String,
         /// What is wrong with it.
         reason: String,
+        /// The snapshot that was to be restored.
+        snapshot: u64,
+        /// Whether anything in it is sound, so that it can be restored without the rest.
+        is_partly_sound: bool,
+        /// Where nothing is: the newest other snapshot that is whole, if one is.
+        whole_snapshot: Option<u64>,
     },
     /// The store was written by another version of this program.
     #[error("the store {store:?} has format {found}; this program reads format {supported}")]
@@ -755,9 +761,18 @@ impl Error {
             Self::StoreInUse { .. } => Some("end what has it open (a mount, a server, a pull) first".to_owned()),
             Self::NoBackup { .. } => Some("name the folder of one, or make one:\nmodel-cache backup DIR".to_owned()),
             Self::BackupFormat { .. } => Some("use the version of model-cache that wrote it, or a later one".to_owned()),
-            Self::BackupDamaged { path, .. } => {
+            Self::BackupDamaged { path, snapshot, is_partly_sound, whole_snapshot, .. } => {
                 let backup = shell_word(&path.to_string_lossy());
-                Some(format!("to list them; --skip-damaged restores what is sound:\nmodel-cache restore --check {backup}"))
+                Some(match whole_snapshot {
+                    _ if *is_partly_sound => format!(
+                        "to list them; --skip-damaged restores what is sound:\nmodel-cache restore --check {backup} --snapshot {snapshot}"
+                    ),
+                    Some(whole) => format!("one that is whole:\nmodel-cache restore {backup} --snapshot {whole}"),
+                    None => format!(
+                        "no snapshot of it is whole; what is damaged, and what can be done:\n\
+                         model-cache restore --check {backup} --snapshot {snapshot}"
+                    ),
+                })
             }
             Self::NoStore { .. } => Some("the first pull or import makes it".to_owned()),
             Self::SourceChanged { .. } => Some("import it again once nobody writes to it".to_owned()),

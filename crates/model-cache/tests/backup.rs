@@ -518,8 +518,31 @@ fn only_a_snapshot_that_is_whole_is_offered_in_place_of_a_damaged_one() {
     assert_eq!(whole(3), Some(2));
     flip(&blob_path(&backup, &bytes(2, 100_000)), 0);
     assert_eq!((whole(3), whole(2)), (Some(1), Some(1)));
+    // A restore offers it only where nothing else can be had; never another store's.
+    let offered = |snapshot, skip_damaged| {
+        let options = RestoreOptions { snapshot: Some(snapshot), skip_damaged, ..RestoreOptions::default() };
+        match ModelCache::restore(&backup, &dir.path().join("new"), &options) {
+            Err(Error::BackupDamaged { snapshot: named, is_partly_sound, whole_snapshot, .. }) if named == snapshot => {
+                (is_partly_sound, whole_snapshot)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((offered(2, false), offered(3, false), offered(3, true)), ((true, None), (false, Some(1)), (false, Some(1))));
+    let other = local(&dir.path().join("other"));
+    import(&other, "me/b", "y", &bytes(4, 100_000));
+    back_up(&other, &backup, 9);
+    assert_eq!((whole(2), whole(4)), (Some(1), None));
     flip(&blob_path(&backup, &bytes(1, 100_000)), 0);
-    assert_eq!((whole(3), whole(2), whole(1)), (None, None, None));
+    assert_eq!((whole(2), whole(1), offered(1, true)), (None, None, (false, None)));
+    assert_eq!(whole(3), Some(4), "whose the damaged one was is not known");
+    let replaces = |name: &str| {
+        let options = RestoreOptions { snapshot: Some(3), replace: true, ..RestoreOptions::default() };
+        ModelCache::restore(&backup, &dir.path().join(name), &options).unwrap_err()
+    };
+    drop((cache, other));
+    assert!(matches!(replaces("store"), Error::BackupDamaged { whole_snapshot: None, .. }));
+    assert!(matches!(replaces("other"), Error::BackupDamaged { whole_snapshot: Some(4), .. }));
 }
 
 #[test]

@@ -78,8 +78,8 @@ fn tell(cx: &Context, report: &BackupReport, dir: &Path, drop_others: bool, star
     }
     if !report.damaged_snapshots.is_empty() {
         let numbers = listed(&report.damaged_snapshots);
-        cx.warn(&format!("snapshots are damaged: {numbers}; what they need is not known, and nothing was dropped"));
-        cx.suggest(&format!("model-cache restore {} --check --snapshot {}", shown(dir), report.damaged_snapshots[0]));
+        cx.warn(&format!("snapshots are damaged: {numbers}; what they need is not known, so no content was dropped"));
+        cx.suggest(&give_up(dir, &report.damaged_snapshots));
     }
     if report.another_store {
         let what = match (report.kept_as_all_is_new, drop_others) {
@@ -165,7 +165,11 @@ fn tell_checked(cx: &Context, checked: &BackupCheck, dir: &Path, started: Instan
     }
     show_bad(cx, &checked.bad)?;
     cx.say(&format!("Checked {amount}: {} damaged", render::count(checked.bad.len() as u64, "file")));
-    cx.suggest(&format!("copied anew, where the store has them:\nmodel-cache backup {} --recheck", shown(dir)));
+    // Its own files no other backup can mend.
+    cx.suggest(&match checked.created_unix_ms {
+        Some(_) => format!("copied anew, where the store has them:\nmodel-cache backup {} --recheck", shown(dir)),
+        None => give_up(dir, &[checked.snapshot]),
+    });
     if let Some(whole) = checked.whole_snapshot {
         cx.suggest(&format!("model-cache restore {} --snapshot {whole}", shown(dir)));
     }
@@ -181,6 +185,15 @@ pub(super) async fn restore(
     snapshot: Option<u64>,
 ) -> Result<Code, Failure> {
     let to_typed = to.as_deref().map_or_else(String::new, |to| format!(" --to {}", shown(to)));
+    // Where it is another snapshot that is suggested.
+    let to_same_place = move |hint: String| {
+        let command = hint.lines().last().unwrap_or_default();
+        if !command.starts_with("model-cache restore ") || command.contains(" --check ") {
+            return hint;
+        }
+        let replace = if replace && !command.contains(" --replace") { " --replace" } else { "" };
+        format!("{hint}{replace}{to_typed}")
+    };
     // By what was typed, or could be.
     let (store, option) = match to {
         Some(store) => (store, "to"),
@@ -198,11 +211,7 @@ pub(super) async fn restore(
     };
     let result = cx.blocking(restore).await;
     progress.end();
-    // The snapshot it suggests, to the same place.
-    let report = result.map_err(|failure| {
-        failure
-            .lengthen_hint(&to_typed, |command| command.starts_with("model-cache restore ") && command.contains(" --snapshot "))
-    })?;
+    let report = result.map_err(|failure| failure.change_hint(to_same_place))?;
     let code = if report.skipped.is_empty() { Code::Done } else { Code::Integrity };
     if cx.global.json {
         output::json(&json!({
@@ -280,6 +289,17 @@ pub(super) fn show_left_out(cx: &Context, left_out: &[LeftOut]) -> Result<(), Fa
         table.row([left.repo.as_str().into(), path.into(), Cell::styled(&left.reason, Style::Bad)]);
     }
     output::text(&table.render(output::stdout_width(), cx.paint()))
+}
+
+/// How to do without snapshots whose own files are damaged.
+fn give_up(dir: &Path, snapshots: &[u64]) -> String {
+    let [document, sums] =
+        ["json", "sha256"].map(|end| move |number: &u64| shown(&dir.join(format!("snapshots/{number}.{end}"))));
+    let commands: Vec<_> = snapshots.iter().map(|number| format!("\nrm -f {} {}", document(number), sums(number))).collect();
+    format!(
+        "such a snapshot can't be mended; with its two files removed, the next backup drops what only it needs:{}",
+        commands.concat()
+    )
 }
 
 fn listed(snapshots: &[u64]) -> String {

@@ -61,7 +61,7 @@ pub struct BackupCheck {
     pub bytes: u64,
     /// Files of the backup that are not what they were.
     pub bad: Vec<BadBackupFile>,
-    /// Where anything is bad: the newest other snapshot that is whole, all of it read as well. None where none is.
+    /// Where anything is bad: the newest other snapshot of the same store that is whole, all of it read as well. None where none is.
     pub whole_snapshot: Option<u64>,
     /// What was damaged in the store when the snapshot was made, so that it is not in it.
     pub left_out: Vec<LeftOut>,
@@ -137,7 +137,8 @@ impl ModelCache {
         let mut paced = Paced::new(options.progress.as_ref(), options.cancel.as_ref(), total_bytes);
         let mut checked = check(&folder, number, document.as_ref(), &mut paced)?;
         if !checked.bad.is_empty() {
-            checked.whole_snapshot = find_whole(&folder, &checked, document.ok().as_ref(), &mut || paced.tell(total_bytes))?;
+            checked.whole_snapshot =
+                find_whole(&folder, &checked, document.ok().as_ref(), None, &mut || paced.tell(total_bytes))?;
         }
         Ok(checked)
     }
@@ -164,24 +165,35 @@ impl ModelCache {
         }
         let total_bytes = document.as_ref().map_or(0, |document| document.size_bytes().saturating_mul(2));
         let mut paced = Paced::new(options.progress.as_ref(), options.cancel.as_ref(), total_bytes);
-        let checked = check(&folder, number, document.as_ref(), &mut paced)?;
-        let (mut document, mut skipped) = (document, Vec::new());
-        if let Ok(document) = &mut document
-            && options.skip_damaged
-        {
-            let bad: HashMap<_, _> = checked.bad.iter().map(|bad| (&bad.file, &bad.reason)).collect();
-            skipped = document.leave_out(|digest| bad.get(&shown_blob(digest)).map(|reason| (*reason).clone()));
-        }
-        let (count, first) = (checked.bad.len(), checked.bad.into_iter().next());
-        let document = match (document, first) {
-            (Ok(document), None) => document,
-            // Of a snapshot with nothing sound there is nothing to restore.
-            (Ok(document), Some(_)) if options.skip_damaged && !document.files.is_empty() => document,
-            (document, first) => {
-                let (file, reason) = first.map_or_else(|| document.err().unwrap_or_default(), |bad| (bad.file, bad.reason));
-                return Err(Error::BackupDamaged { path: folder.path().to_owned(), count: count.max(1), file, reason });
+        let mut checked = check(&folder, number, document.as_ref(), &mut paced)?;
+        let bad: HashMap<_, _> = checked.bad.iter().map(|bad| (&bad.file, &bad.reason)).collect();
+        let is_sound = |blob: &Blob| !bad.contains_key(&shown_blob(&blob.digest));
+        let is_partly_sound = document.as_ref().is_ok_and(|document| document.blobs.iter().any(is_sound));
+        let mut document = match document {
+            Ok(document) if bad.is_empty() || options.skip_damaged && is_partly_sound => document,
+            document => {
+                // Where something is sound it is not looked for: others may be long to read.
+                let whole_snapshot = match is_partly_sound {
+                    true => None,
+                    false => {
+                        let id = if let There::Store(_) = target.there { store_id(&target.store) } else { None };
+                        find_whole(&folder, &checked, document.ok().as_ref(), id, &mut || paced.tell(total_bytes / 2))?
+                    }
+                };
+                let (path, count) = (folder.path().to_owned(), checked.bad.len());
+                let BadBackupFile { file, reason, .. } = checked.bad.swap_remove(0);
+                return Err(Error::BackupDamaged {
+                    path,
+                    count,
+                    file,
+                    reason,
+                    snapshot: number,
+                    is_partly_sound,
+                    whole_snapshot,
+                });
             }
         };
+        let skipped = document.leave_out(|digest| bad.get(&shown_blob(digest)).map(|reason| (*reason).clone()));
         fail_point("restore.checked");
         let needed_bytes = Store::needed_bytes(document.blobs.iter().map(|blob| blob.size_bytes));
         let building = Building::begin(&target, needed_bytes)?;
@@ -274,19 +286,25 @@ fn check(
     Ok(checked)
 }
 
-/// The newest snapshot that is whole, other than the one that was `checked`, whose content is not read again.
+/// The newest snapshot that is whole, other than the one that was `checked`, whose content is not read again; of the store with this `id`,
+/// or else of that one's, where it is known: who takes it names it, and is not asked again.
 fn find_whole(
     folder: &Folder,
     checked: &BackupCheck,
     document: Option<&Document>,
+    id: Option<String>,
     go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Option<u64>> {
     let bad: HashSet<&str> = checked.bad.iter().map(|bad| bad.file.as_str()).collect();
     let blobs = document.into_iter().flat_map(|document| &document.blobs);
     let mut sound: HashMap<Digest, bool> =
         blobs.map(|blob| (blob.digest, !bad.contains(shown_blob(&blob.digest).as_str()))).collect();
+    let id = id.or_else(|| document?.store.clone());
     'snapshots: for &number in checked.snapshots.iter().rev().filter(|number| **number != checked.snapshot) {
         let Ok(document) = folder.read_snapshot(number)? else { continue };
+        if id.is_some() && document.store.is_some() && id != document.store {
+            continue;
+        }
         if document.blobs.iter().any(|blob| sound.get(&blob.digest) == Some(&false)) {
             continue;
         }
