@@ -1335,7 +1335,7 @@ fn a_store_is_backed_up_checked_and_restored_with_the_promised_documents_and_exi
     assert_eq!((checked["snapshot"].as_u64(), checked["bad"].as_array().map(Vec::len)), (Some(2), Some(0)), "{checked}");
     // Over a store only when told to; beside it at any time.
     let refused = machine.run(["restore", backup, "--json"]);
-    assert_eq!((refused.code, refused.error()["code"].as_str()), (1, Some("other")), "{refused:?}");
+    assert_eq!((refused.code, refused.error()["code"].as_str()), (2, Some("usage")), "{refused:?}");
     assert!(refused.error()["hint"].as_str().unwrap().contains("--replace"));
     let restored = machine.json(&["restore", backup, "--to", other]);
     assert_eq!((restored["files"].as_u64(), restored["replaced"].as_bool()), (Some(3), Some(false)));

@@ -578,6 +578,7 @@ impl Error {
             | Self::NotASlice { .. }
             | Self::SplitGguf { .. }
             | Self::NotConfirmed { .. }
+            | Self::StoreExists { .. }
             | Self::AnotherStore { .. }
             | Self::QuantNotChosen { .. } => ErrorKind::Usage,
             Self::RepoNotFound { .. }
@@ -609,7 +610,6 @@ impl Error {
             Self::Storage { source, .. } if source.is_corruption() => ErrorKind::Integrity,
             Self::Cancelled => ErrorKind::Interrupted,
             Self::StoreFormat { .. }
-            | Self::StoreExists { .. }
             | Self::StoreInUse { .. }
             | Self::OthersInStore { .. }
             | Self::EmptyStore { .. }

@@ -1042,6 +1042,11 @@ fn a_restore_takes_nothing_from_who_has_a_store_or_other_files_there() {
     fs::write(moments.path("store.restoring/monday"), "rain").unwrap();
     assert!(refusal(replaced(&store)).contains("is in the way"));
     fs::remove_dir_all(moments.path("store.restoring")).unwrap();
+    fs::write(moments.path("store.restoring"), "mine").unwrap();
+    let refused = refusal(replaced(&store));
+    assert!(refused.starts_with("Usage") && refused.contains("store.restoring is in the way: it is not a folder"), "{refused}");
+    assert_eq!(fs::read(moments.path("store.restoring")).unwrap(), b"mine");
+    fs::remove_file(moments.path("store.restoring")).unwrap();
     assert_eq!(names(moments.dir.path()), ["diary", "first", "store"]);
     // An empty folder is as good as none; a link to a store is followed.
     fs::create_dir(moments.path("empty")).unwrap();

@@ -463,6 +463,9 @@ impl Building {
         create_folder(folder.parent().unwrap_or(Path::new("/")), true)?;
         create_folder(&folder, false)?;
         let refuse = |reason: String| Err(Error::InvalidOption { name: "to", value: target.store.display().to_string(), reason });
+        if !folder.is_dir() {
+            return refuse(format!("{} is in the way: it is not a folder; move it elsewhere", folder.display()));
+        }
         for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
             let name = entry.map_err(failed("list", &folder))?.file_name();
             if ![LOCK, STORE].iter().chain(&PROBES).any(|own| name == **own) {
