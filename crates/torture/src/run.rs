@@ -323,10 +323,13 @@ impl Stage {
     fn begin_anew(&mut self) -> io::Result<()> {
         (self.names, self.here_bytes, self.orphans) = (BTreeMap::new(), 0, false);
         self.begun.clear();
-        match fs::remove_dir_all(self.store()) {
+        let remove = |folder: PathBuf| match fs::remove_dir_all(folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
-        }
+        };
+        // The backup of the one before, and what it was restored to, are another store's; one process at a time walks.
+        remove(self.scratch(0))?;
+        remove(self.store())
     }
 
     /// Kills a process at `point` in a store of its own, and sees that the store goes on. False if the point was not passed.
